@@ -1,0 +1,72 @@
+"""Precision: the bits of one linear layer, as a name such as `w4a8g32` (W4A8, groups of 32 inputs)."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from functools import cache
+
+from hwfit.errors import HwfitError, nearest
+
+_NAME = re.compile(r"w(?P<w>\d+)(a(?P<a>\d+))?(g(?P<g>\d+))?")
+GROUPS = (32, 64, 128)
+KNOWN = (
+    "w32",
+    "w16a16",
+    "w8a8",
+    *(f"w{bits}a8g{group}" for bits in (8, 4, 2) for group in GROUPS),
+    *(f"w{bits}a16g{group}" for bits in (8, 4, 3, 2) for group in GROUPS),
+)
+
+
+@dataclass(frozen=True, order=True)
+class Precision:
+    """Weight bits, activation bits and group size of one linear layer.
+
+    `group` is the number of consecutive inputs that share a scale; `None` is one scale per output channel.
+    Integer weights of 8 bits are symmetric, narrower ones asymmetric (one zero point per group).
+    """
+
+    weight_bits: int
+    act_bits: int
+    group: int | None = None
+
+    @classmethod
+    def parse(cls, name: str) -> Precision:
+        """Raises `HwfitError` for a name that is not in `KNOWN`."""
+        return _parse(name)
+
+    @property
+    def name(self) -> str:
+        if self.weight_bits == 32:
+            return "w32"
+        return f"w{self.weight_bits}a{self.act_bits}" + (f"g{self.group}" if self.group else "")
+
+    @property
+    def is_float(self) -> bool:
+        return self.weight_bits >= 16
+
+    @property
+    def symmetric(self) -> bool:
+        return self.weight_bits >= 8
+
+    def weight_bytes(self, n: int, k: int) -> int:
+        """Bytes of a packed `[n, k]` weight with its fp32 scales and its packed zero points."""
+        if self.is_float:
+            return n * k * self.weight_bits // 8
+        groups = k // self.group if self.group else 1
+        zeros = 0 if self.symmetric else n * ((groups * self.weight_bits + 7) // 8)
+        return n * k * self.weight_bits // 8 + 4 * n * groups + zeros
+
+    def __str__(self) -> str:
+        return self.name
+
+
+@cache
+def _parse(name: str) -> Precision:
+    match = _NAME.fullmatch(name)
+    if not match or name not in KNOWN:
+        raise HwfitError(f"precision '{name}' is unknown; {nearest(name, KNOWN)}")
+    weight, act, group = (int(v) if (v := match[key]) else None for key in "wag")
+    assert weight is not None
+    return Precision(weight, act or weight, group)

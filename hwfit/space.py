@@ -1,0 +1,160 @@
+"""Space: the choices a search may make, as plain data. Independent axes; a subnet is one choice on each."""
+
+from __future__ import annotations
+
+import random
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from hwfit.errors import raise_all
+from hwfit.precision import Precision
+from hwfit.subnet import LINEARS, ModelShape, Subnet, group_problems
+
+Width = Literal["hidden", "q", "kv", "mlp", "vocab"]
+
+# linear -> (output width, input width)
+LINEAR_WIDTHS: dict[str, tuple[Width, Width]] = {
+    "q_proj": ("q", "hidden"),
+    "k_proj": ("kv", "hidden"),
+    "v_proj": ("kv", "hidden"),
+    "o_proj": ("hidden", "q"),
+    "gate_proj": ("mlp", "hidden"),
+    "up_proj": ("mlp", "hidden"),
+    "down_proj": ("hidden", "mlp"),
+    "lm_head": ("vocab", "hidden"),
+}
+
+
+@dataclass(frozen=True)
+class Space:
+    """Width choices are shared by all blocks; every linear has its own precision choice.
+
+    Each tuple descends, so its first entry is the largest and the whole model is the first choice everywhere.
+    `heads` counts query heads; KV heads follow in the model's own ratio. `depth` is the number of blocks kept.
+    """
+
+    shape: ModelShape
+    hidden: tuple[int, ...]
+    heads: tuple[int, ...]
+    head_size: tuple[int, ...]
+    mlp: tuple[int, ...]
+    depth: tuple[int, ...]
+    precisions: tuple[Precision, ...]
+    embed: Precision
+
+    @classmethod
+    def default(
+        cls, shape: ModelShape, precisions: tuple[str, ...] = ("w32", "w8a8", "w8a8g32", "w4a8g32", "w2a8g32")
+    ) -> Space:
+        """A space for any Llama-family shape: 2/3…1 of hidden and heads, 1/2…1 of MLP, half or all of the head size."""
+        return cls(
+            shape=shape,
+            hidden=_fractions(shape.hidden, (1, 8 / 9, 7 / 9, 2 / 3), 64),
+            heads=tuple(shape.queries_per_kv * kv for kv in _fractions(shape.kv_heads, (1, 2 / 3), 1)),
+            head_size=(shape.head_size, shape.head_size // 2),
+            mlp=_fractions(shape.mlp, (1, 5 / 6, 2 / 3, 1 / 2), 128),
+            depth=_fractions(shape.blocks, (1, 14 / 15, 13 / 15, 4 / 5, 11 / 15, 2 / 3, 3 / 5, 8 / 15), 1),
+            precisions=tuple(Precision.parse(p) for p in precisions),
+            embed=Precision.parse("w8a8g32"),
+        )
+
+    def kv_heads(self, heads: int) -> int:
+        return heads // self.shape.queries_per_kv
+
+    def widths(self, width: Width) -> dict[tuple[int, ...], int]:
+        """Every value a width can take, keyed by its choice indices (`q` and `kv` by heads and head size)."""
+        match width:
+            case "hidden":
+                return {(i,): v for i, v in enumerate(self.hidden)}
+            case "mlp":
+                return {(i,): v for i, v in enumerate(self.mlp)}
+            case "vocab":
+                return {(): self.shape.vocab}
+            case "q" | "kv":
+                count = (lambda h: h) if width == "q" else self.kv_heads
+                return {(i, j): count(h) * d for i, h in enumerate(self.heads) for j, d in enumerate(self.head_size)}
+
+    def check(self) -> None:
+        """Raises `HwfitError` listing every axis that is empty, too wide or unsorted, and every indivisible group."""
+        s = self.shape
+        limits = {"hidden": s.hidden, "heads": s.heads, "head_size": s.head_size, "mlp": s.mlp, "depth": s.blocks}
+        problems = []
+        for axis, limit in limits.items():
+            values = getattr(self, axis)
+            if not values or list(values) != sorted(set(values), reverse=True) or values[0] > limit or values[-1] < 1:
+                problems.append(f"space: {axis}={values} must descend without repetition within 1…{limit}")
+        problems += [
+            f"space: heads={h} is no multiple of the model's {s.queries_per_kv} queries a KV head"
+            for h in self.heads
+            if h % s.queries_per_kv
+        ]
+        problems += [
+            f"space: head_size={d} must be {s.head_size} divided by a power of two (rotary frequencies stay a subset)"
+            for d in self.head_size
+            if s.head_size % d or (s.head_size // d) & (s.head_size // d - 1)
+        ]
+        if not self.precisions:
+            problems.append("space: no precision; name at least one")
+        raise_all(problems)
+        raise_all(sorted({p for subnet in self._corners() for p in group_problems(subnet)}))
+
+    def subnet(
+        self,
+        hidden: int,
+        heads: int,
+        head_size: int,
+        mlp: int,
+        blocks: tuple[int, ...],
+        precision: tuple[tuple[Precision, ...], ...],
+        lm_head: Precision,
+        embed: Precision | None = None,
+    ) -> Subnet:
+        """A subnet of this space from chosen values; `precision` has a row per kept block."""
+        return Subnet(
+            hidden=hidden,
+            heads=heads,
+            kv_heads=self.kv_heads(heads),
+            head_size=head_size,
+            vocab=self.shape.vocab,
+            blocks=blocks,
+            mlp=(mlp,) * len(blocks),
+            precision=precision,
+            lm_head=lm_head,
+            embed=embed or self.embed,
+        )
+
+    def sample(self, rng: random.Random) -> Subnet:
+        """A subnet drawn uniformly on every axis; kept blocks are a random subset."""
+        depth = rng.choice(self.depth)
+        blocks = tuple(sorted(rng.sample(range(self.shape.blocks), depth)))
+        rows = tuple(tuple(rng.choice(self.precisions) for _ in LINEARS) for _ in blocks)
+        return self.subnet(
+            rng.choice(self.hidden),
+            rng.choice(self.heads),
+            rng.choice(self.head_size),
+            rng.choice(self.mlp),
+            blocks,
+            rows,
+            rng.choice(self.precisions),
+        )
+
+    def _corners(self) -> list[Subnet]:
+        """One-block subnets that between them hold every width at every precision."""
+        return [
+            self.subnet(h, a, d, m, (0,), ((p,) * len(LINEARS),), p)
+            for h in self.hidden
+            for a in self.heads
+            for d in self.head_size
+            for m in self.mlp
+            for p in self.precisions
+        ]
+
+    def to_dict(self) -> dict[str, Any]:
+        axes = {a: list(getattr(self, a)) for a in ("hidden", "heads", "head_size", "mlp", "depth")}
+        return {**axes, "precisions": [p.name for p in self.precisions], "embed": self.embed.name}
+
+
+def _fractions(full: int, fractions: tuple[float, ...], multiple: int) -> tuple[int, ...]:
+    """`full` and its fractions rounded to `multiple`, without repetition, descending."""
+    rounded = {max(multiple, round(full * f / multiple) * multiple) for f in fractions[1:]}
+    return (full, *sorted((r for r in rounded if r < full), reverse=True))
