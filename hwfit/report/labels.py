@@ -1,0 +1,55 @@
+"""Labels: where to write names beside points so that they cover neither each other nor the points."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from itertools import product
+
+Box = tuple[float, float, float, float]  # left, bottom, right, top
+DISTANCES = (8, 16, 28, 44, 64, 90, 120, 160, 220)
+ANGLES = 24
+
+
+def overlap(a: Box, b: Box) -> float:
+    """Area two boxes share, 0 if they only touch."""
+    width = min(a[2], b[2]) - max(a[0], b[0])
+    height = min(a[3], b[3]) - max(a[1], b[1])
+    return width * height if width > 0 and height > 0 else 0.0
+
+
+def place_labels(
+    anchors: Sequence[tuple[float, float]], sizes: Sequence[tuple[float, float]], obstacles: Sequence[Box], frame: Box
+) -> list[Box]:
+    """A box of each size near its anchor, in pixels: greedy over rings of candidates, crowded anchors first.
+
+    The nearest candidate that leaves `frame`, covers `obstacles` and covers earlier labels least is taken, so labels
+    overlap only where no candidate is free. Obstacles count less than labels.
+    """
+    order = sorted(range(len(anchors)), key=lambda i: min(_distances(anchors, i), default=math.inf))
+    placed: dict[int, Box] = {}
+    for i in order:
+        candidates = [_box(anchors[i], sizes[i], r, a) for r, a in product(DISTANCES, range(ANGLES))]
+        others = list(placed.values())
+
+        def cost(box: Box, others: list[Box] = others, anchor: tuple[float, float] = anchors[i]) -> float:
+            covered = sum(overlap(box, o) for o in obstacles) + 10 * sum(overlap(box, o) for o in others)
+            outside = (box[2] - box[0]) * (box[3] - box[1]) - overlap(box, frame)
+            far = math.dist(anchor, ((box[0] + box[2]) / 2, (box[1] + box[3]) / 2))
+            return covered + 10 * outside + far
+
+        placed[i] = min(candidates, key=cost)
+    return [placed[i] for i in range(len(anchors))]
+
+
+def _distances(anchors: Sequence[tuple[float, float]], i: int) -> list[float]:
+    return [math.dist(anchors[i], a) for j, a in enumerate(anchors) if j != i]
+
+
+def _box(anchor: tuple[float, float], size: tuple[float, float], distance: float, step: int) -> Box:
+    """A box whose edge is `distance` from the anchor in direction `step` of `ANGLES`."""
+    angle = 2 * math.pi * step / ANGLES
+    dx, dy = math.cos(angle), math.sin(angle)
+    x = anchor[0] + dx * (distance + size[0] / 2)
+    y = anchor[1] + dy * (distance + size[1] / 2)
+    return (x - size[0] / 2, y - size[1] / 2, x + size[0] / 2, y + size[1] / 2)

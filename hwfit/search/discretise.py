@@ -1,0 +1,143 @@
+"""Discretise and repair: from probabilities to one subnet that meets the budget, giving up as little as possible."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from hwfit.errors import HwfitError
+from hwfit.latency_models.differentiable import Choices
+from hwfit.space import Space
+from hwfit.subnet import LINEARS, Subnet
+
+Cost = Callable[[Subnet], dict[str, float]]
+
+
+@dataclass(frozen=True)
+class Picked:
+    """Choice indices on every axis; `precision[block][linear]`, `lm_head`."""
+
+    hidden: int
+    heads: int
+    head_size: int
+    mlp: int
+    depth: int
+    precision: tuple[tuple[int, ...], ...]
+    lm_head: int
+
+    def subnet(self, space: Space, block_order: Sequence[int]) -> Subnet:
+        kept = tuple(sorted(block_order[: space.depth[self.depth]]))
+        rows = tuple(tuple(space.precisions[p] for p in self.precision[b]) for b in kept)
+        return space.subnet(
+            space.hidden[self.hidden],
+            space.heads[self.heads],
+            space.head_size[self.head_size],
+            space.mlp[self.mlp],
+            kept,
+            rows,
+            space.precisions[self.lm_head],
+        )
+
+
+WIDTHS = ("hidden", "heads", "head_size", "mlp", "depth")
+
+
+def most_likely(choices: Choices) -> Picked:
+    """Argmax on every axis."""
+    single = {axis: int(getattr(choices, axis).argmax()) for axis in (*WIDTHS, "lm_head")}
+    rows = tuple(map(tuple, choices.precision.argmax(-1).tolist()))
+    return Picked(precision=rows, **single)
+
+
+def repair(
+    picked: Picked,
+    choices: Choices,
+    space: Space,
+    block_order: Sequence[int],
+    cost: Cost,
+    limits: Mapping[str, float],
+    precision_moves: bool = True,
+) -> Picked:
+    """Change one choice at a time until every limit holds, then spend what slack is left.
+
+    Going down, the next move is the one that loses the least log-probability per share of excess cost removed; going
+    up, the one that gains the most log-probability and still fits. Raises `HwfitError` if nothing smaller exists.
+    """
+    score = {axis: getattr(choices, axis).clamp_min(1e-9).log() for axis in (*WIDTHS, "lm_head", "precision")}
+
+    def excess(costs: Mapping[str, float]) -> float:
+        return sum(max(0.0, costs[name] / limit - 1) for name, limit in limits.items())
+
+    def moves() -> Iterator[tuple[float, Picked, float]]:
+        """(gain in log-probability, pick, excess) of every change of one choice."""
+        here = cost(picked.subnet(space, block_order))
+        known: dict[tuple[int, int, int], Mapping[str, float]] = {}
+        for gain, move, alike in _moves(picked, score, space, block_order, precision_moves):
+            if alike is None or alike not in known:
+                costs = cost(move.subnet(space, block_order))
+                if alike is not None:
+                    known[alike] = {name: costs[name] - here[name] for name in costs}
+            else:
+                costs = {name: here[name] + delta for name, delta in known[alike].items()}
+            yield gain, move, excess(costs)
+
+    over = excess(cost(picked.subnet(space, block_order)))
+    while over > 0:
+        lighter = [(max(-gain, 1e-3) / (over - left), move, left) for gain, move, left in moves() if left < over - 1e-9]
+        if not lighter:
+            raise HwfitError(f"no smaller subnet of this space meets {dict(limits)}; allowed: a larger budget")
+        _, picked, over = min(lighter, key=lambda option: option[0])
+    while better := [(gain, move) for gain, move, left in moves() if gain > 1e-6 and left == 0]:
+        picked = max(better, key=lambda pair: pair[0])[1]
+    return picked
+
+
+def _moves(
+    picked: Picked, score: dict[str, Tensor], space: Space, block_order: Sequence[int], precision_moves: bool
+) -> Iterator[tuple[float, Picked, tuple[int, int, int] | None]]:
+    """(log-probability gained, pick, key) of every pick that differs on one axis; widths step to a neighbour.
+
+    Moves with the same key change the cost by the same amount: the same linear, at the same widths, in any block.
+    """
+    for axis in WIDTHS:
+        here = getattr(picked, axis)
+        for to in (here - 1, here + 1):
+            if 0 <= to < len(score[axis]):
+                yield float(score[axis][to] - score[axis][here]), replace(picked, **{axis: to}), None
+    if not precision_moves:
+        return
+    options = range(len(space.precisions))
+    for to in options:
+        if to != picked.lm_head:
+            yield float(score["lm_head"][to] - score["lm_head"][picked.lm_head]), replace(picked, lm_head=to), None
+    table = score["precision"].tolist()
+    for block in block_order[: space.depth[picked.depth]]:
+        row = picked.precision[block]
+        for i, was in enumerate(row):
+            for to in options:
+                if to != was:
+                    changed = (*row[:i], to, *row[i + 1 :])
+                    rows = (*picked.precision[:block], changed, *picked.precision[block + 1 :])
+                    yield table[block][i][to] - table[block][i][was], replace(picked, precision=rows), (i, was, to)
+
+
+def precision_index(space: Space, name: str) -> int:
+    """Position of a precision in the space. Raises `HwfitError` naming those it has."""
+    names = [p.name for p in space.precisions]
+    if name not in names:
+        raise HwfitError(f"precision '{name}' is not in this space; allowed: {', '.join(names)}")
+    return names.index(name)
+
+
+def with_precision(picked: Picked, index: int) -> Picked:
+    """The same architecture at one precision everywhere."""
+    return replace(picked, precision=tuple((index,) * len(LINEARS) for _ in picked.precision), lm_head=index)
+
+
+def uniform_choices(choices: Choices) -> Choices:
+    """The same widths with no preference among precisions."""
+    flat = torch.full_like(choices.precision, 1 / choices.precision.shape[-1])
+    return replace(choices, precision=flat, lm_head=torch.full_like(choices.lm_head, 1 / choices.lm_head.shape[-1]))

@@ -1,0 +1,119 @@
+"""A Llama forward pass with its linears and norms passed in, shared by teacher, supernet and student."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from hwfit.models.llama import rope_theta
+
+Project = Callable[[int, tuple[str, ...], Tensor], Sequence[Tensor]]
+"""(block, linears that share this input, x[batch, seq, k]) -> one y[batch, seq, n] per linear."""
+Norm = Callable[[int, str, Tensor], Tensor]
+
+QKV = ("q_proj", "k_proj", "v_proj")
+GATE_UP = ("gate_proj", "up_proj")
+
+
+@dataclass(frozen=True)
+class Attention:
+    """Head layout and rotary base; `scale` is the softmax scale."""
+
+    heads: int
+    kv_heads: int
+    head_size: int
+    theta: float
+    scale: float
+
+    @classmethod
+    def of(cls, heads: int, kv_heads: int, head_size: int, config: Mapping[str, Any]) -> Attention:
+        return cls(heads, kv_heads, head_size, rope_theta(config), head_size**-0.5)
+
+
+def rotary_tables(attention: Attention, seq: int, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    """cos and sin, `[seq, head_size]` each, in the half-split layout of Hugging Face Llama."""
+    half = torch.arange(0, attention.head_size, 2, dtype=torch.float32) / attention.head_size
+    angles = torch.outer(torch.arange(seq, dtype=torch.float32), attention.theta**-half)  # [seq, head_size / 2]
+    angles = torch.cat((angles, angles), dim=-1)
+    return angles.cos().to(dtype), angles.sin().to(dtype)
+
+
+def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    """Rotary embedding of `x[batch, heads, seq, head_size]`."""
+    left, right = x.chunk(2, dim=-1)
+    return x * cos + torch.cat((-right, left), dim=-1) * sin
+
+
+def rms_norm(x: Tensor, gain: Tensor, eps: float, width: Tensor | float | None = None) -> Tensor:
+    """RMSNorm whose mean divides by `width` channels (all of them unless given)."""
+    wide = x.float()
+    square = wide.square().sum(-1, keepdim=True) / (x.shape[-1] if width is None else width)
+    return (wide * torch.rsqrt(square + eps) * gain).to(x.dtype)
+
+
+def decoder(
+    x: Tensor,
+    blocks: Iterable[int],
+    attention: Attention,
+    project: Project,
+    norm: Norm,
+    gate: Callable[[int], Tensor | float] = lambda block: 1.0,
+    seen: Callable[[int, Tensor], None] | None = None,
+) -> Tensor:
+    """Runs `blocks` in order over the residual stream `x[batch, seq, hidden]`.
+
+    `gate(block)` scales what a block adds to the stream; `seen(block, x)` observes each block's input.
+    """
+    a = attention
+    batch, seq, _ = x.shape
+    cos, sin = rotary_tables(a, seq, x.dtype)
+    for block in blocks:
+        if seen:
+            seen(block, x)
+        g = gate(block)
+        q, k, v = project(block, QKV, norm(block, "input_layernorm", x))
+        q = rotate(q.view(batch, seq, a.heads, a.head_size).transpose(1, 2), cos, sin)
+        k = rotate(k.view(batch, seq, a.kv_heads, a.head_size).transpose(1, 2), cos, sin)
+        v = v.view(batch, seq, a.kv_heads, a.head_size).transpose(1, 2)
+        mixed = F.scaled_dot_product_attention(q, k, v, is_causal=True, scale=a.scale, enable_gqa=True)
+        mixed = mixed.transpose(1, 2).reshape(batch, seq, a.heads * a.head_size)
+        x = x + g * project(block, ("o_proj",), mixed)[0]
+        gated, up = project(block, GATE_UP, norm(block, "post_attention_layernorm", x))
+        x = x + g * project(block, ("down_proj",), F.silu(gated) * up)[0]
+    return x
+
+
+def weight_name(block: int, linear: str) -> str:
+    """Hugging Face name of a Llama linear's module; `lm_head` stands outside the blocks."""
+    if linear == "lm_head":
+        return "lm_head"
+    return f"model.layers.{block}.{'self_attn' if linear in (*QKV, 'o_proj') else 'mlp'}.{linear}"
+
+
+def plain_forward(
+    ids: Tensor,
+    weights: Mapping[str, Tensor],
+    attention: Attention,
+    depth: int,
+    eps: float,
+    project: Project | None = None,
+    seen: Callable[[int, Tensor], None] | None = None,
+) -> Tensor:
+    """Final normalised hidden states `[batch, seq, hidden]` of a Hugging Face Llama state dict."""
+
+    def linear(block: int, names: tuple[str, ...], x: Tensor) -> list[Tensor]:
+        return [F.linear(x, weights[f"{weight_name(block, name)}.weight"]) for name in names]
+
+    def norm(block: int, name: str, x: Tensor) -> Tensor:
+        return rms_norm(x, weights[f"model.layers.{block}.{name}.weight"].float(), eps)
+
+    x = F.embedding(ids, weights["model.embed_tokens.weight"])
+    x = decoder(x, range(depth), attention, project or linear, norm, seen=seen)
+    if seen:
+        seen(depth, x)
+    return rms_norm(x, weights["model.norm.weight"].float(), eps)

@@ -1,0 +1,163 @@
+"""Bilevel, first-order optimisation: weights on the train half, architecture on the validation half, one step each."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from hwfit.errors import HwfitError
+from hwfit.latency_models.differentiable import Choices
+from hwfit.search import checkpoint
+from hwfit.search.lagrangian import AugmentedLagrangian
+from hwfit.search.relax import Architecture
+from hwfit.search.supernet import Supernet
+from hwfit.search.teacher import Targets, distillation_loss
+
+Costs = Mapping[str, nn.Module]
+"""`metric -> ExpectedCost` in the metric's unit (seconds or bytes)."""
+
+
+@dataclass(frozen=True)
+class SearchSettings:
+    """Steps and rates. `concentration` is the Dirichlet's, growing from first to last over a budget's steps."""
+
+    weight_steps: int = 16
+    steps: int = 24
+    sequences: int = 2
+    lr_architecture: float = 0.25
+    lr_weights: float = 1e-3
+    concentration: tuple[float, float] = (2.0, 16.0)
+    drop_below: float = 0.02
+    stop_entropy: float = 0.05
+    stiffness: float = 20.0
+    rank: int = 8
+    checkpoint_every: int = 4
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class StepLog:
+    """One architecture step, for the report and the live progress line."""
+
+    step: int
+    loss: float
+    expected: dict[str, float]
+    entropy: float
+    multipliers: dict[str, float]
+
+
+def batch(targets: Targets, count: int, step: int, seed: int) -> Targets:
+    """`count` sequences drawn for this step alone, so that a resumed run draws the same ones."""
+    generator = torch.Generator().manual_seed(seed * 1_000_003 + step)
+    return targets.take(torch.randperm(len(targets), generator=generator)[:count])
+
+
+def train_shared(
+    supernet: Supernet,
+    architecture: Architecture,
+    train: Targets,
+    settings: SearchSettings,
+    path: Path,
+    key: str,
+    advance: Callable[..., None] = lambda *a, **k: None,
+) -> None:
+    """Weight steps on the low-rank pairs while the architecture is sampled broadly around its start."""
+    pairs = [p for name, p in supernet.named_parameters() if name.endswith(("up", "down"))]
+    optimizer = torch.optim.AdamW(pairs, lr=settings.lr_weights, weight_decay=0.0)
+    start = 0
+    if saved := checkpoint.load(path, key):
+        tensors, meta = saved
+        supernet.load_state_dict({n: t for n, t in tensors.items() if n.startswith("linears.")}, strict=False)
+        checkpoint.restore_optimizer(optimizer, tensors, "adam")
+        start = meta["step"]
+        supernet.refresh()
+        advance(start)
+    for step in range(start, settings.weight_steps):
+        generator = torch.Generator().manual_seed(settings.seed * 7_919 + step)
+        choices = architecture.sample(settings.concentration[0], generator).map(Tensor.detach)
+        rows = batch(train, settings.sequences, step, settings.seed)
+        loss = distillation_loss(supernet(rows.ids, choices), rows)
+        refuse_nan(loss, f"weight step {step}", path)
+        optimizer.zero_grad()
+        loss.backward()
+        nn.utils.clip_grad_norm_(pairs, 1.0)
+        optimizer.step()
+        supernet.refresh()
+        if (step + 1) % settings.checkpoint_every == 0 or step + 1 == settings.weight_steps:
+            tensors = dict(supernet.named_parameters()) | checkpoint.optimizer_tensors(optimizer, "adam")
+            checkpoint.save(path, tensors, {"key": key, "step": step + 1})
+        advance(note=f"loss {float(loss):.3f}")
+    for p in pairs:
+        p.requires_grad_(False)
+
+
+def optimise_architecture(
+    supernet: Supernet,
+    architecture: Architecture,
+    costs: Costs,
+    limits: Mapping[str, float],
+    validation: Targets,
+    settings: SearchSettings,
+    path: Path,
+    key: str,
+    advance: Callable[..., None] = lambda *a, **k: None,
+) -> list[StepLog]:
+    """Move the architecture's logits until the expected costs meet `limits` at the lowest distillation loss.
+
+    Ends early once the entropy falls below `settings.stop_entropy`. Resumes from `path` when `key` matches.
+    """
+    logits = [p for p in architecture.parameters() if p.requires_grad]
+    optimizer = torch.optim.Adam(logits, lr=settings.lr_architecture, betas=(0.5, 0.99))
+    constraint = AugmentedLagrangian(dict(limits), settings.stiffness)
+    log: list[StepLog] = []
+    if saved := checkpoint.load(path, key):
+        tensors, meta = saved
+        architecture.load_state_dict({n: t for n, t in tensors.items() if n.startswith("logits.")})
+        checkpoint.restore_optimizer(optimizer, tensors, "adam")
+        constraint.multipliers = meta["multipliers"]
+        log = [StepLog(**entry) for entry in meta["log"]]
+        advance(settings.steps if meta["done"] else len(log))
+        if meta["done"]:
+            return log
+    first, last = settings.concentration
+    for step in range(len(log), settings.steps):
+        concentration = first * (last / first) ** (step / max(settings.steps - 1, 1))
+        generator = torch.Generator().manual_seed(settings.seed * 104_729 + step)
+        rows = batch(validation, settings.sequences, step, settings.seed + 1)
+        loss = distillation_loss(supernet(rows.ids, architecture.sample(concentration, generator)), rows)
+        refuse_nan(loss, f"architecture step {step}", path)
+        expected = priced(costs, architecture.mean(), constraint.limits)
+        optimizer.zero_grad()
+        (loss + constraint.penalty(expected)).backward()
+        optimizer.step()
+        constraint.update({name: c.detach() for name, c in expected.items()})
+        architecture.drop_branches(settings.drop_below)
+        entropy = architecture.entropy()
+        seen = {name: float(c.detach()) for name, c in expected.items()}
+        log.append(StepLog(step, float(loss.detach()), seen, entropy, dict(constraint.multipliers)))
+        done = entropy < settings.stop_entropy or step + 1 == settings.steps
+        if done or (step + 1) % settings.checkpoint_every == 0:
+            tensors = dict(architecture.state_dict()) | checkpoint.optimizer_tensors(optimizer, "adam")
+            meta = {"key": key, "done": done, "multipliers": constraint.multipliers, "log": [asdict(e) for e in log]}
+            checkpoint.save(path, tensors, meta)
+        slack = max(v / limits[name] for name, v in seen.items())
+        advance(note=f"loss {float(loss):.3f}, cost {slack:.2f} of budget, entropy {entropy:.2f}")
+        if done:
+            advance(settings.steps - step - 1)
+            break
+    return log
+
+
+def priced(costs: Costs, choices: Choices, names: Mapping[str, float]) -> dict[str, Tensor]:
+    return {name: costs[name](choices) for name in names}
+
+
+def refuse_nan(loss: Tensor, where: str, path: Path) -> None:
+    if not torch.isfinite(loss):
+        raise HwfitError(
+            f"loss is {float(loss)} at {where}; the last good state is kept in {path}; lower the learning rate"
+        )

@@ -1,0 +1,94 @@
+"""Relaxation: architecture logits -> sampled choices (Dirichlet for widths and precisions, ReinMax for depth)."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+from hwfit.latency_models.differentiable import Choices
+from hwfit.space import Space
+from hwfit.subnet import LINEARS
+
+AXES = ("hidden", "heads", "head_size", "mlp", "depth", "precision", "lm_head")
+
+
+class Architecture(nn.Module):
+    """One logit vector per choice. `mean()` is what the budget is priced on, `sample()` what the loss sees."""
+
+    def __init__(self, space: Space):
+        super().__init__()
+        p = len(space.precisions)
+        sizes = {
+            "hidden": (len(space.hidden),),
+            "heads": (len(space.heads),),
+            "head_size": (len(space.head_size),),
+            "mlp": (len(space.mlp),),
+            "depth": (len(space.depth),),
+            "precision": (space.shape.blocks, len(LINEARS), p),
+            "lm_head": (p,),
+        }
+        self.logits = nn.ParameterDict({axis: nn.Parameter(torch.zeros(size)) for axis, size in sizes.items()})
+
+    def mean(self) -> Choices:
+        """Expected choices: softmax of the logits, which is also the mean of the Dirichlet."""
+        return Choices(**{axis: self.logits[axis].softmax(-1) for axis in AXES})
+
+    def sample(self, concentration: float, generator: torch.Generator) -> Choices:
+        """Dirichlet draws with mean `mean()` (DrNAS, arXiv 2006.10355) and a ReinMax draw of the depth.
+
+        `concentration` scales the Dirichlet; as it grows the draws approach the mean.
+        """
+        draws = {axis: _dirichlet(self.logits[axis], concentration, generator) for axis in AXES if axis != "depth"}
+        return Choices(depth=reinmax(self.logits["depth"], generator), **draws)
+
+    def entropy(self) -> float:
+        """Mean over decisions of -(1/D) sum p log p, D = log(choices): 1 is undecided, 0 decided."""
+        total, count = 0.0, 0
+        for logits in self.logits.values():
+            if logits.shape[-1] > 1:
+                p = logits.detach().softmax(-1)
+                h = -(p * p.clamp_min(1e-12).log()).sum(-1) / math.log(logits.shape[-1])
+                total, count = total + float(h.sum()), count + h.numel()
+        return total / max(count, 1)
+
+    @torch.no_grad()
+    def freeze_precision(self, index: int) -> None:
+        """Decide every linear's precision (for architecture-first baselines)."""
+        for axis in ("precision", "lm_head"):
+            self.logits[axis].fill_(-1e4)
+            self.logits[axis][..., index] = 0.0
+            self.logits[axis].requires_grad_(False)
+
+    @torch.no_grad()
+    def drop_branches(self, threshold: float) -> int:
+        """Remove choices whose probability fell below `threshold`; returns how many are gone in all."""
+        dead = 0
+        for logits in self.logits.values():
+            mask = logits.softmax(-1) < threshold
+            logits.masked_fill_(mask, -1e4)
+            dead += int(mask.sum())
+        return dead
+
+
+def _dirichlet(logits: Tensor, concentration: float, generator: torch.Generator) -> Tensor:
+    """A reparameterised Dirichlet draw with mean softmax(logits); decided vectors stay one-hot."""
+    mean = logits.softmax(-1)
+    alpha = (concentration * logits.shape[-1] * mean).clamp_min(1e-3)
+    # torch.distributions takes no generator; draw under a forked global seed so that a resumed run repeats itself
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(int(torch.randint(2**31, (), generator=generator)))
+        draw = torch.distributions.Dirichlet(alpha).rsample()
+    return torch.where(mean > 1 - 1e-6, mean, draw) if logits.shape[-1] > 1 else mean
+
+
+def reinmax(logits: Tensor, generator: torch.Generator) -> Tensor:
+    """A one-hot categorical draw with the second-order ReinMax gradient (arXiv 2304.08612, algorithm 2)."""
+    p0 = logits.softmax(-1)
+    hot = torch.zeros_like(p0)
+    hot[torch.multinomial(p0.detach(), 1, generator=generator)] = 1.0
+    p1 = ((hot + p0) / 2).detach()
+    p1 = (logits + (p1.clamp_min(1e-12).log() - logits).detach()).softmax(-1)
+    p2 = 2 * p1 - p0 / 2
+    return hot + p2 - p2.detach()

@@ -1,0 +1,106 @@
+"""Supernet: one shared set of weights that runs any mix of the space's subnets at the cost of one forward pass."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from hwfit.kernels.quantise import fake_quantise, minmax_grid
+from hwfit.latency_models.differentiable import Choices
+from hwfit.progress import track
+from hwfit.search.forward import Attention, decoder, rms_norm, weight_name
+from hwfit.search.masks import Masks, keep_gates, soft_masks
+from hwfit.search.mixing import ActivationMix, MixedLinear
+from hwfit.space import LINEAR_WIDTHS, Space
+from hwfit.subnet import LINEARS
+
+
+class Supernet(nn.Module):
+    """Weight entanglement over widths, a precision bank per linear, importance-ranked depth.
+
+    `weights` are in importance order (see `importance.order_model`), so every subnet is a prefix;
+    `block_order` lists block indices, most important first; `energy` maps module names to the mean square of
+    each input channel and weights the quantisers' clip search.
+    """
+
+    def __init__(
+        self,
+        weights: Mapping[str, Tensor],
+        config: Mapping[str, Any],
+        space: Space,
+        block_order: Sequence[int],
+        energy: Mapping[str, Tensor] | None = None,
+        rank: int = 8,
+        dtype: torch.dtype = torch.float32,
+        progress: bool = False,
+    ):
+        super().__init__()
+        self.space, self.dtype = space, dtype
+        self.rank_of = {block: rank for rank, block in enumerate(block_order)}
+        s = space.shape
+        self.attention = Attention.of(s.heads, s.kv_heads, s.head_size, config)
+        self.eps = float(config["rms_norm_eps"])
+        embed = weights["model.embed_tokens.weight"]
+        if not space.embed.is_float:
+            embed = fake_quantise(embed, space.embed, minmax_grid(embed, space.embed))
+        self.embed = embed.to(dtype)
+        self.gains = {name: w.float() for name, w in weights.items() if name.endswith("norm.weight")}
+        self.linears = nn.ModuleDict()
+        self.activations = ActivationMix(space.precisions)
+        names = [(b, name) for b in range(s.blocks) for name in LINEARS] + [(-1, "lm_head")]
+        with track(len(names), "Quantising the supernet", progress) as advance:
+            for seed, (block, name) in enumerate(names):
+                module = weight_name(block, name)
+                linear = MixedLinear(
+                    weights[f"{module}.weight"], space.precisions, energy[module] if energy else None, rank, seed
+                )
+                linear.refresh(dtype)
+                self.linears[_key(block, name)] = linear
+                advance()
+
+    def refresh(self) -> None:
+        """Requantise after a weight step."""
+        for linear in self.linears.values():
+            assert isinstance(linear, MixedLinear)
+            linear.refresh(self.dtype)
+
+    def forward(self, ids: Tensor, choices: Choices) -> Tensor:
+        """Logits `[batch, seq, vocab]` of the mix `choices`; blocks whose gate is 0 are not run."""
+        c = choices
+        masks = soft_masks(self.space, c.hidden, c.heads, c.head_size, c.mlp)
+        masks = Masks(*(getattr(masks, w).to(self.dtype) for w in ("hidden", "q", "kv", "mlp")))
+        gates = keep_gates(c.depth, self.space.depth, self.space.shape.blocks)
+        kept = [b for b in range(self.space.shape.blocks) if float(gates[self.rank_of[b]].detach()) > 0]
+
+        def project(block: int, names: tuple[str, ...], x: Tensor) -> list[Tensor]:
+            inner = getattr(masks, LINEAR_WIDTHS[names[0]][1])
+            x = x * inner
+            quantised = self.activations.quantised(x)
+            out = []
+            for name in names:
+                alpha = c.lm_head if name == "lm_head" else c.precision[block, LINEARS.index(name)]
+                linear = self.linears[_key(block, name)]
+                assert isinstance(linear, MixedLinear)
+                y = F.linear(self.activations.mixed(x, quantised, alpha), linear.mixed(alpha))
+                outer = getattr(masks, LINEAR_WIDTHS[name][0])
+                out.append(y if outer is None else y * outer)
+            return out
+
+        def norm(block: int, name: str, x: Tensor) -> Tensor:
+            return rms_norm(x, self.gains[f"model.layers.{block}.{name}.weight"] * masks.hidden, self.eps)
+
+        def gate(block: int) -> Tensor:
+            return gates[self.rank_of[block]].to(self.dtype)
+
+        x = F.embedding(ids, self.embed) * masks.hidden
+        x = decoder(x, kept, self.attention, project, norm, gate)
+        x = rms_norm(x, self.gains["model.norm.weight"] * masks.hidden, self.eps)
+        return project(-1, ("lm_head",), x)[0]
+
+
+def _key(block: int, name: str) -> str:
+    return name if name == "lm_head" else f"{block}_{name}"

@@ -1,0 +1,84 @@
+"""Teacher: the original model's next-token distributions, computed once and kept as its top tokens."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import safetensors.torch
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from hwfit.progress import track
+from hwfit.search.forward import Attention, plain_forward
+from hwfit.subnet import ModelShape
+
+
+@dataclass(frozen=True)
+class Targets:
+    """`ids[n, seq]` and, for each position, the teacher's `top` most likely next tokens and their log-probabilities."""
+
+    ids: Tensor
+    index: Tensor  # [n, seq, top] int64
+    logprob: Tensor  # [n, seq, top]
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def take(self, rows: Tensor | slice) -> Targets:
+        return Targets(self.ids[rows], self.index[rows], self.logprob[rows])
+
+
+@torch.no_grad()
+def make_targets(
+    weights: Mapping[str, Tensor],
+    config: Mapping[str, Any],
+    ids: Tensor,
+    top: int = 64,
+    dtype: torch.dtype = torch.float32,
+    cache: Path | None = None,
+    progress: bool = True,
+) -> Targets:
+    """Run the original over `ids[n, seq]`; with `cache`, finished sequences survive a kill and are not run again."""
+    shape = ModelShape.from_config(config)
+    attention = Attention.of(shape.heads, shape.kv_heads, shape.head_size, config)
+    cast = {name: w.to(dtype) for name, w in weights.items()}
+    digest = hashlib.sha256(ids.numpy().tobytes() + str((top, dtype)).encode()).hexdigest()[:16]
+    chunk = 8
+    parts = []
+    with track(len(ids), "Original model's answers", progress) as advance:
+        for start in range(0, len(ids), chunk):
+            rows = ids[start : start + chunk]
+            path = cache / f"teacher-{digest}-{start}.safetensors" if cache else None
+            if path and path.exists():
+                part = safetensors.torch.load_file(path)
+            else:
+                hidden = plain_forward(rows, cast, attention, shape.blocks, float(config["rms_norm_eps"]))
+                logits = F.linear(hidden, cast["lm_head.weight"]).float()
+                logprob, index = logits.log_softmax(-1).topk(top, -1)
+                part = {"index": index.int(), "logprob": logprob.contiguous()}
+                if path:
+                    path.parent.mkdir(parents=True, exist_ok=True)
+                    safetensors.torch.save_file(part, path.with_suffix(".tmp"))
+                    path.with_suffix(".tmp").replace(path)
+            parts.append(part)
+            advance(len(rows))
+    return Targets(ids, torch.cat([p["index"] for p in parts]).long(), torch.cat([p["logprob"] for p in parts]))
+
+
+def distillation_loss(logits: Tensor, targets: Targets) -> Tensor:
+    """Mean KL(teacher || student) in nats over the teacher's top tokens plus one bucket for all others.
+
+    `logits[n, seq, vocab]`. Equal to the full KL up to what the teacher does inside its tail.
+    """
+    wide = logits.float()
+    log_q = wide.gather(-1, targets.index) - wide.logsumexp(-1, keepdim=True)  # [n, seq, top]
+    log_p = targets.logprob.float()
+    p = log_p.exp()
+    rest_p = (1 - p.sum(-1)).clamp_min(1e-6)
+    rest_q = (1 - log_q.exp().sum(-1)).clamp_min(1e-6)
+    return ((p * (log_p - log_q)).sum(-1) + rest_p * (rest_p.log() - rest_q.log())).mean()
