@@ -22,13 +22,13 @@ from onnx import NodeProto, ValueInfoProto
 
 from hwfit.errors import HwfitError
 from hwfit.kernels import ort_cpu
-from hwfit.kernels.op import Op
+from hwfit.kernels.op import Kind, Op
 from hwfit.kernels.ort_cpu import Cache, Layout
 from hwfit.kernels.ort_session import make_model, session, value
 from hwfit.kernels.pack import Array, Arrays
 from hwfit.precision import Precision
 
-_SLACK = 1 << 16  # bytes of offset the pool leaves between the first and the last copy
+_STEP = 64  # bytes between the beginnings of two copies in the random pool
 
 
 class OrtChain:
@@ -37,6 +37,7 @@ class OrtChain:
     def __init__(self, parts: _Parts, copies: int, weight_bytes: int):
         self.copies, self.weight_bytes = copies, weight_bytes
         self._arrays = parts.arrays  # the session reads them in place
+        self._bound = parts.bound_inputs | parts.bound_outputs
         model = make_model(parts.nodes, parts.arrays, parts.inputs, parts.outputs, external=True)
         self._session = session(model, arrays=parts.arrays)
         self._binding = self._session.io_binding()
@@ -75,10 +76,9 @@ class _Parts:
         rng = np.random.default_rng(self.seed)
         for key, (shape, dtype) in layout.items():
             size = int(np.prod(shape)) * np.dtype(dtype).itemsize
-            pool = _random_bytes(rng, size + _SLACK, dtype)
+            pool = _random_bytes(rng, size + _STEP * copies, dtype)
             for i in range(copies):
-                start = (i * 4160) % _SLACK + i // 16 * 4  # distinct offsets, whole fp32 numbers
-                self.arrays[f"{i}.{key}"] = pool[start : start + size].copy().view(dtype).reshape(shape)
+                self.arrays[f"{i}.{key}"] = pool[i * _STEP : i * _STEP + size].copy().view(dtype).reshape(shape)
 
 
 class OrtCpu:
@@ -98,7 +98,7 @@ class OrtCpu:
                 return reason
             if p.group and op.k % p.group:
                 return f"group size {p.group} of {p} does not divide the input width {op.k}"
-        return _missing_kernel(self.kernel(op))
+        return _missing_kernel(self.kernel(op)) or _trial(op.kind, op.precision)
 
     def kernel(self, op: Op) -> str:
         match op.kind:
@@ -106,7 +106,9 @@ class OrtCpu:
                 return ort_cpu.linear_kernel(Precision.parse(op.precision))
             case "embed":
                 return "GatherBlockQuantized" if Precision.parse(op.precision).group else "Gather"
-        return {"attention": "GroupQueryAttention", "norm": "SkipSimplifiedLayerNormalization", "swiglu": "QuickGelu"}[op.kind]
+        return {"attention": "GroupQueryAttention", "norm": "SkipSimplifiedLayerNormalization", "swiglu": "QuickGelu"}[
+            op.kind
+        ]
 
     def copy_bytes(self, op: Op) -> int:
         match op.kind:
@@ -149,7 +151,7 @@ def _embed(parts: _Parts, op: Op, copies: int) -> None:
     y = ort.OrtValue.ortvalue_from_numpy(np.zeros((op.m, op.k), np.float32))
     for i in range(copies):
         parts.input(f"ids{i}", rng.integers(0, op.n, op.m))
-        parts.nodes += ort_cpu.embed_graph("0", f"ids{i}", f"y{i}", p, prefix=str(i))
+        parts.nodes += ort_cpu.embed_graph(f"embed{i}", "0", f"ids{i}", f"y{i}", p)
         parts.output(f"y{i}", y)
 
 
@@ -216,11 +218,16 @@ def _activations(m: int, k: int) -> Array:
     return np.random.default_rng(0).standard_normal((m, k), np.float32)
 
 
+# which bits of a 32-bit word stay random and which are set, so that floats are ±[2^-7, 2^-6) and halves ±[1, 2)
+_SANE = {np.float32: (0x807FFFFF, 0x3C000000), np.float16: (0x83FF83FF, 0x3C003C00)}
+
+
 def _random_bytes(rng: np.random.Generator, size: int, dtype: type) -> Array:
-    """Random uint8 `[size]`; as fp32 they are ±[2^-7, 2^-6): no NaN, no denormals, and sums stay small."""
+    """Random uint8 `[size]` that hold no NaN and no denormal when read as `dtype`."""
     words = rng.integers(0, 2**64, -(-size // 8), np.uint64).view(np.uint32)
-    if dtype is np.float32:
-        words = words & np.uint32(0x807FFFFF) | np.uint32(0x3C000000)
+    if dtype in _SANE:
+        keep, put = (np.uint32(bits) for bits in _SANE[dtype])
+        words = words & keep | put
     return words.view(np.uint8)[:size]
 
 
@@ -229,7 +236,7 @@ def _cpu_kernels() -> frozenset[str]:
     """Every op the installed ONNX Runtime has a CPU kernel for."""
     from onnxruntime.capi import _pybind_state
 
-    kernels = _pybind_state.get_all_opkernel_def()
+    kernels = _pybind_state.get_all_opkernel_def()  # pyright: ignore[reportAttributeAccessIssue]
     return frozenset(k.op_name for k in kernels if k.provider == "CPUExecutionProvider")
 
 
@@ -237,3 +244,17 @@ def _missing_kernel(kernel: str) -> str | None:
     if kernel in _cpu_kernels():
         return None
     return f"onnxruntime {ort.__version__} has no CPU kernel {kernel}; install a newer onnxruntime"
+
+
+@cache
+def _trial(kind: Kind, precision: str) -> str | None:
+    """Runs a tiny op of a kind and precision: a kernel's name does not say which bits it takes."""
+    k = Precision.parse(precision).group or 32
+    op = Op(kind, 1, 2, 2, head_size=16, context=2) if kind == "attention" else Op(kind, 1, 32, k, precision)
+    parts = _Parts(0)
+    try:
+        _CHAINS[kind](parts, op, 1)
+        OrtChain(parts, 1, 0).run()
+    except Exception as error:  # onnxruntime raises many types of its own
+        return f"onnxruntime {ort.__version__} rejects it ({' '.join(str(error).split())[:200]})"
+    return None

@@ -1,12 +1,13 @@
 """Node builders for ONNX Runtime's CPU provider: which kernel runs what, with its weights in that kernel's layout.
 
-Every builder returns the nodes and their weights as named arrays; `hwfit.kernels.ort_session` turns both into a
-session or a file. Values named in `SHARED` are graph inputs or arrays that all attention nodes read.
+Every builder returns the nodes and their weights as named arrays; `ort_session` turns both into
+a graph. Values named in `SHARED` are graph inputs or arrays that all attention nodes read.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from onnx import NodeProto, helper
@@ -53,17 +54,17 @@ def linear_node(name: str, x: str, y: str, p: Precision, n: int, k: int) -> Node
     if kernel == "DynamicQuantizeMatMul":
         return helper.make_node(kernel, inputs, [y], name=name, domain=MS)
     # accuracy_level 4: activations become int8, the only fast path on this provider
-    sizes = {"K": k, "N": n, "bits": p.weight_bits, "block_size": p.group, "accuracy_level": 4}
+    sizes: dict[str, Any] = {"K": k, "N": n, "bits": p.weight_bits, "block_size": p.group, "accuracy_level": 4}
     return helper.make_node(kernel, inputs, [y], name=name, domain=MS, **sizes)
 
 
 def linear_nodes(name: str, x: str, y: str, weight: Tensor | Quantised) -> Part:
-    """`y = x @ weight.T` for a `[n, k]` weight; a plain tensor runs in fp32.
+    """`y = x @ weight.T` for a `[n, k]` weight; a plain fp32 tensor runs in fp32.
 
-    Raises `HwfitError` for integer precisions the provider cannot run (3 bits, 16-bit activations).
+    Raises `HwfitError` for precisions the provider cannot run (fp16, 3 bits, 16-bit activations).
     """
     n, k = weight.shape
-    p = weight.precision if isinstance(weight, Quantised) else Precision.parse("w32")
+    p = _precision(weight)
     if reason := precision_why_not(p):
         raise HwfitError(f"{name}: {p} does not run on ONNX Runtime's CPU provider: {reason}")
     if not isinstance(weight, Quantised):
@@ -87,39 +88,70 @@ def precision_why_not(p: Precision) -> str | None:
     return None
 
 
-def embed_nodes(name: str, ids: str, y: str, weight: Tensor | Quantised) -> Part:
-    """Rows `ids` of a `[vocab, hidden]` table as fp32 `y[..., hidden]`.
+def embed_layout(p: Precision, n: int, k: int) -> Layout:
+    """Shapes and types of the arrays `embed_nodes` makes from a `[n, k]` table, in input order."""
+    if p.is_float:
+        return {"table": ((n, k), np.float16 if p.weight_bits == 16 else np.float32)}
+    groups, bits = k // p.group if p.group else 1, p.weight_bits
+    if not p.group:
+        return {"codes": ((n, k), np.int8), "scales": ((n, 1), np.float32)}
+    layout: Layout = {"data": ((n, k * bits // 8), np.uint8), "scales": ((n, groups), np.float32)}
+    return layout if p.symmetric else {**layout, "zeros": ((n, -(-groups * bits // 8)), np.uint8)}
+
+
+def embed_graph(name: str, table: str, ids: str, y: str, p: Precision) -> list[NodeProto]:
+    """Rows `ids` of the arrays `<table>.<layout key>` as fp32 `y[..., hidden]`.
 
     Groups run GatherBlockQuantized; one scale per row gathers codes and scales; floats gather, fp16 also casts.
     """
+    if p.group:
+        data, *rest = [f"{table}.{key}" for key in embed_layout(p, 1, p.group)]
+        sizes: dict[str, Any] = {"bits": p.weight_bits, "block_size": p.group, "gather_axis": 0, "quantize_axis": 1}
+        return [helper.make_node("GatherBlockQuantized", [data, ids, *rest], [y], name=name, domain=MS, **sizes)]
+    rows, scale, wide = f"{name}.rows", f"{name}.scale", f"{name}.wide"
+    if p.is_float:
+        gathered = y if p.weight_bits == 32 else rows
+        nodes = [helper.make_node("Gather", [f"{table}.table", ids], [gathered], name=name)]
+        return nodes if gathered == y else [*nodes, helper.make_node("Cast", [rows], [y], name=f"{name}.cast", to=1)]
+    return [
+        helper.make_node("Gather", [f"{table}.codes", ids], [rows], name=name),
+        helper.make_node("Gather", [f"{table}.scales", ids], [scale], name=scale),
+        helper.make_node("Cast", [rows], [wide], name=wide, to=1),
+        helper.make_node("Mul", [wide, scale], [y], name=f"{name}.mul"),
+    ]
+
+
+def embed_nodes(name: str, ids: str, y: str, weight: Tensor | Quantised) -> Part:
+    """`embed_graph` with its arrays from a `[vocab, hidden]` table. Raises `HwfitError` for 3-bit tables."""
+    p = _precision(weight)
+    if reason := embed_why_not(p):
+        raise HwfitError(f"{name}: {p} does not run on ONNX Runtime's CPU provider: {reason}")
     if not isinstance(weight, Quantised):
-        table, half = weight.detach().numpy(), weight.element_size() == 2
-        gathered = f"{name}.rows" if half else y
-        nodes = [helper.make_node("Gather", [f"{name}.table", ids], [gathered], name=name)]
-        if half:
-            nodes.append(helper.make_node("Cast", [gathered], [y], name=f"{name}.cast", to=1))
-        return nodes, {f"{name}.table": table}
-    p = weight.precision
+        arrays = {"table": weight.detach().numpy()}
+    else:
+        arrays = to_gather(weight) if p.group else {"codes": weight.codes.numpy(), "scales": weight.grid.scales.numpy()}
+    return embed_graph(name, name, ids, y, p), {f"{name}.{key}": a for key, a in arrays.items()}
+
+
+def _precision(weight: Tensor | Quantised) -> Precision:
+    if isinstance(weight, Quantised):
+        return weight.precision
+    return Precision.parse("w16a16" if weight.element_size() == 2 else "w32")
+
+
+def embed_why_not(p: Precision) -> str | None:
+    """Why an embedding at `p` does not run here, or None."""
     if p.weight_bits == 3:
-        raise HwfitError(f"{name}: {p} does not run: GatherBlockQuantized takes 2, 4 or 8 bits; use w4a8 or w2a8 in groups")
-    if not p.group:
-        rows, scale = f"{name}.rows", f"{name}.scale"
-        nodes = [
-            helper.make_node("Gather", [f"{name}.codes", ids], [rows], name=name),
-            helper.make_node("Gather", [f"{name}.scales", ids], [scale], name=f"{name}.gather_scale"),
-            helper.make_node("Cast", [rows], [f"{rows}.fp32"], name=f"{name}.cast", to=1),
-            helper.make_node("Mul", [f"{rows}.fp32", scale], [y], name=f"{name}.mul"),
-        ]
-        return nodes, {f"{name}.codes": weight.codes.numpy(), f"{name}.scales": weight.grid.scales.numpy()}
-    arrays = {f"{name}.{key}": a for key, a in to_gather(weight).items()}
-    inputs = [f"{name}.data", ids, *list(arrays)[1:]]
-    sizes = {"bits": p.weight_bits, "block_size": p.group, "gather_axis": 0, "quantize_axis": 1}
-    return [helper.make_node("GatherBlockQuantized", inputs, [y], name=name, domain=MS, **sizes)], arrays
+        return "GatherBlockQuantized takes 2, 4 or 8 bits, not 3; use w4a8 or w2a8 in groups"
+    return None
 
 
 @dataclass(frozen=True)
 class Cache:
-    """Names of one block's key/value cache, `[batch, kv_heads, length, head_size]`; bind past and present to one OrtValue."""
+    """Names of one block's key/value cache, `[batch, kv_heads, length, head_size]`.
+
+    Bind past and present to one OrtValue: attention then writes the new tokens in place.
+    """
 
     past_key: str
     past_value: str
@@ -138,7 +170,7 @@ def attention_nodes(name: str, q: str, k: str, v: str, y: str, cache: Cache, hea
     """
     inputs = [q, k, v, cache.past_key, cache.past_value, *SHARED]
     outputs = [y, cache.present_key, cache.present_value]
-    sizes = {"num_heads": heads, "kv_num_heads": kv_heads, "do_rotary": 1}
+    sizes: dict[str, Any] = {"num_heads": heads, "kv_num_heads": kv_heads, "do_rotary": 1}
     return [helper.make_node("GroupQueryAttention", inputs, outputs, name=name, domain=MS, **sizes)], {}
 
 
@@ -154,7 +186,9 @@ def norm_nodes(name: str, x: str, y: str, gain: Array, eps: float, skip: str | N
     arrays = {f"{name}.gain": gain}
     if skip is None:
         attributes = {"epsilon": eps, "axis": -1, "stash_type": 1}
-        return [helper.make_node("SimplifiedLayerNormalization", [x, f"{name}.gain"], [y], name=name, **attributes)], arrays
+        return [
+            helper.make_node("SimplifiedLayerNormalization", [x, f"{name}.gain"], [y], name=name, **attributes)
+        ], arrays
     outputs = [y, "", "", total] if total else [y]
     inputs = [x, skip, f"{name}.gain"]
     node = helper.make_node("SkipSimplifiedLayerNormalization", inputs, outputs, name=name, domain=MS, epsilon=eps)

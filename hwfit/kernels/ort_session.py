@@ -29,7 +29,10 @@ def make_model(
     external: bool = False,
 ) -> ModelProto:
     """The graph. With `external`, large arrays are only named in it and must be given to `session`."""
-    keep = [_reference(n, a) if external and a.nbytes > _INLINE else numpy_helper.from_array(a, n) for n, a in arrays.items()]
+    keep = [
+        _reference(n, a) if external and a.nbytes > _INLINE else numpy_helper.from_array(a, n)
+        for n, a in arrays.items()
+    ]
     graph = helper.make_graph(list(nodes), "hwfit", list(inputs), list(outputs), keep)
     opsets = [helper.make_opsetid(domain, version) for domain, version in _OPSETS]
     return helper.make_model(graph, opset_imports=opsets, ir_version=10, producer_name="hwfit")

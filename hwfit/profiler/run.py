@@ -15,7 +15,7 @@ from hwfit.errors import HwfitError
 from hwfit.kernels.op import Op
 from hwfit.lut_store.schema import Measurement, RunInfo
 from hwfit.lut_store.table import Table
-from hwfit.profiler.anchor import Anchors, anchor_kind
+from hwfit.profiler.anchor import Anchor
 from hwfit.profiler.device import Fingerprint, fingerprint
 from hwfit.profiler.plan import STAGES, Cell, Stage, plan
 from hwfit.profiler.protocol import Reading, Rules, batches, measure
@@ -64,7 +64,8 @@ def profile(
 
     Cells that the table already has for this device and protocol are skipped (`UNSTABLE` ones are tried again), so
     the same command resumes after a kill; a kill loses the batch in flight. `minutes` is respected: the coarse cells
-    share them evenly and the exact ones take what is left. `coarse=True` leaves the exact ones out.
+    share them evenly (a cell needs about 0.2 s at the least: what finds no time is `left`) and the exact ones take
+    the rest. `coarse=True` leaves the exact ones out.
     Raises `HwfitError` for an unknown device, an inconsistent space, a bad part, and a folder that cannot be written.
     """
     start = time.monotonic()
@@ -85,14 +86,15 @@ def profile(
     _record_impossible([cell for cell in impossible if cell.op not in known], table, run, backend)
 
     rules = _share(rules or Rules(), todo, minutes)
-    anchors = Anchors.of_table(backend, print_, table)
+    anchor = Anchor.of_table(backend, print_, table) if todo else None
     measured = unstable = 0
     with track(len(todo), f"profile {device}", progress) as advance:
-        for ops in (ops for stage in STAGES for ops in batches(_ops(todo, stage), print_.l3, rules)):
+        for ops in (ops for stage in STAGES for ops in batches(_ops(todo, stage), backend, print_.l3, rules)):
             spent = time.monotonic() - start
             if minutes is not None and spent + rules.seconds * len(ops) > 60 * minutes:
                 break
-            readings = measure(ops, backend, anchors[anchor_kind(ops[0])], print_.l3, rules)
+            assert anchor is not None
+            readings = measure(ops, backend, anchor, print_.l3, rules)
             rows = [_row(reading, run, backend, rules) for reading in readings]
             table.append(rows, run)
             measured += len(rows)
@@ -146,12 +148,14 @@ def _row(reading: Reading, run: RunInfo, backend: Backend, rules: Rules) -> Meas
         std=s.std,
         half_width=s.half_width,
         samples=s.samples,
-        anchor=reading.anchor,
-        anchor_reference=reading.anchor_reference,
-        anchor_kind=reading.anchor_kind,
+        raw_p10=reading.raw,
+        stream=reading.pace.stream,
+        compute=reading.pace.compute,
+        stream_reference=reading.reference.stream,
+        compute_reference=reading.reference.compute,
         copies=reading.copies,
-        weight_bytes=reading.weight_bytes,
-        note=reading.note,
+        weight_bytes=backend.copy_bytes(reading.op),
+        note="interval narrow" if reading.narrow else "time or rounds spent",
     )
 
 

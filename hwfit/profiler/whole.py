@@ -2,37 +2,44 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass
-from time import perf_counter
 from typing import Protocol
 
 import numpy as np
 
-from hwfit.profiler.anchor import KINDS, Anchor, AnchorKind, Anchors
+from hwfit.profiler import clock
+from hwfit.profiler.anchor import Anchor, Pace
 from hwfit.profiler.protocol import no_gc
 from hwfit.profiler.stats import QUANTILE, RESAMPLES
 from hwfit.progress import track
+from hwfit.subnet import Subnet
 from hwfit.workload import PHASES, PhaseName, Workload
 
 DECODE_BURST = 4
 """Consecutive decode steps a round; the first is not counted, it finds the caches full of another model."""
 MIN_ROUNDS = 5
 
+Sample = tuple[float, float]  # wall seconds, and those of them on the processor
+
 
 class TimedModel(Protocol):
-    """What `deploy.runtime.OnnxModel` offers: seconds of one forward call with inputs bound beforehand."""
+    """What `deploy.runtime.OnnxModel` offers: wall seconds of one forward call with inputs bound beforehand."""
 
-    def time_prefill(self, tokens: int) -> float: ...
+    subnet: Subnet
 
-    def time_decode(self, context: int) -> float: ...
+    def time_prefill(self, tokens: int, batch: int = 1) -> float: ...
+
+    def time_decode(self, context: int, batch: int = 1) -> float: ...
 
 
 @dataclass(frozen=True)
 class Timing:
-    """Seconds of one forward call, corrected to the anchor's reference; `raw` is the p10 as the clock saw it.
+    """Seconds of one forward call on the processor, corrected to the anchor's reference pace.
 
-    `low`…`high` is the 95 % bootstrap interval of `p10` over whole rounds.
+    `low`…`high` is the 95 % bootstrap interval of `p10` over whole rounds. `raw` is the p10 of the wall clock as it
+    was: on a quiet machine the two differ by its drift only.
     """
 
     p10: float
@@ -42,55 +49,66 @@ class Timing:
     high: float
     samples: int
     raw: float
-    anchor: float
-    anchor_reference: float
+    pace: Pace
+    reference: Pace
 
 
 def time_models(
     models: Mapping[str, TimedModel],
     workload: Workload,
     seconds_per_model: float,
-    anchors: Anchors,
+    anchor: Anchor,
     progress: bool = True,
 ) -> dict[str, dict[PhaseName, Timing]]:
-    """Time decode and prefill of every model for about `seconds_per_model` each, at least `MIN_ROUNDS` rounds.
-
-    Decode follows the `stream` anchor, prefill the `compute` anchor.
-    """
+    """Time decode and prefill of every model for about `seconds_per_model` each, at least `MIN_ROUNDS` rounds."""
     names = list(models)
-    samples: dict[str, dict[PhaseName, list[list[float]]]] = {n: {p: [] for p in PHASES} for n in names}
-    readings: dict[AnchorKind, list[float]] = {kind: [] for kind in KINDS}
+    samples: dict[str, dict[PhaseName, list[list[Sample]]]] = {n: {p: [] for p in PHASES} for n in names}
+    paces: list[Pace] = []
     for model in models.values():
-        _sample(model, workload)
+        _round(model, workload)
     limit = seconds_per_model * len(names)
-    start, spent, i = perf_counter(), 0.0, 0
+    start, spent, i = time.monotonic(), 0.0, 0
     with no_gc(), track(round(limit), "measure", progress) as advance:
-        while i < MIN_ROUNDS or spent < limit:
-            for kind, seconds in readings.items():
-                seconds.append(anchors[kind].sample())
-            turn = i % len(names) if names else 0
+        while names and (i < MIN_ROUNDS or spent < limit):
+            paces.append(anchor.sample())
+            turn = i % len(names)
             for name in names[turn:] + names[:turn]:
-                for phase, times in _sample(models[name], workload).items():
+                for phase, times in _round(models[name], workload).items():
                     samples[name][phase].append(times)
-            i, before, spent = i + 1, spent, perf_counter() - start
+            i, before, spent = i + 1, spent, time.monotonic() - start
             advance(spent - before, note=f"round {i}")
-    settled = {phase: (a := anchors[kind], a.settle(readings[kind])) for phase, kind in zip(PHASES, KINDS, strict=True)}
-    return {name: {phase: _timing(samples[name][phase], *settled[phase]) for phase in PHASES} for name in names}
+    if not names:
+        return {}
+    pace, reference = anchor.settle(paces)
+    weights = {name: _linear_bytes(model.subnet) for name, model in models.items()}
+    return {n: {p: _timing(samples[n][p], weights[n], pace, reference) for p in PHASES} for n in names}
 
 
-def _sample(model: TimedModel, workload: Workload) -> dict[PhaseName, list[float]]:
-    """Seconds of one round of one model."""
-    prefill = model.time_prefill(workload.prompt)
-    decode = [model.time_decode(workload.context) for _ in range(DECODE_BURST)]
+def _round(model: TimedModel, workload: Workload) -> dict[PhaseName, list[Sample]]:
+    """The samples of one round of one model."""
+    prefill = _both_clocks(lambda: model.time_prefill(workload.prompt, workload.batch))
+    decode = [_both_clocks(lambda: model.time_decode(workload.context, workload.batch)) for _ in range(DECODE_BURST)]
     return {"decode": decode[1:], "prefill": [prefill]}
 
 
-def _timing(rounds: list[list[float]], anchor: Anchor, reading: float) -> Timing:
-    assert anchor.reference is not None
-    x = np.asarray(rounds)  # [rounds, samples a round]
-    raw = float(np.quantile(x, QUANTILE))
-    x = x * (anchor.reference / reading)
+def _both_clocks(call) -> Sample:
+    """`(wall seconds that the call returns, those of them on the processor)`."""
+    wall, own = time.perf_counter(), clock.now()
+    seconds = call()
+    own, wall = clock.now() - own, time.perf_counter() - wall
+    return seconds, seconds * min(1.0, own / wall)
+
+
+def _linear_bytes(subnet: Subnet) -> int:
+    return sum(p.weight_bytes(n, k) for n, k, p in subnet.linears.values())
+
+
+def _timing(rounds: list[list[Sample]], weight_bytes: int, pace: Pace, reference: Pace) -> Timing:
+    wall, x = np.moveaxis(np.asarray(rounds), 2, 0)  # [rounds, samples a round] each
+    low_end = float(np.quantile(x, QUANTILE))
+    x = x * (pace.correct(low_end, weight_bytes, reference) / low_end)
     p10, p50, p90 = (float(q) for q in np.quantile(x, [QUANTILE, 0.5, 0.9]))
     draws = np.random.default_rng(0).integers(0, len(x), (RESAMPLES, len(x)))
     low, high = np.quantile(np.quantile(x[draws].reshape(RESAMPLES, -1), QUANTILE, axis=1), [0.025, 0.975])
-    return Timing(p10, p50, p90, float(low), float(high), x.size, raw, reading, anchor.reference)
+    raw = float(np.quantile(wall, QUANTILE))
+    return Timing(p10, p50, p90, float(low), float(high), x.size, raw, pace, reference)

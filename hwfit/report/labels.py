@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from itertools import product
+from itertools import pairwise, product
 
 Box = tuple[float, float, float, float]  # left, bottom, right, top
 DISTANCES = (8, 16, 28, 44, 64, 90, 120, 160, 220)
@@ -40,6 +40,16 @@ def place_labels(
 
         placed[i] = min(candidates, key=cost)
     return [placed[i] for i in range(len(anchors))]
+
+
+def line_boxes(points: Sequence[tuple[float, float]], step: float = 6) -> list[Box]:
+    """Small boxes that cover the line through `points`."""
+    boxes: list[Box] = []
+    for (x0, y0), (x1, y1) in pairwise(points):
+        count = max(1, round(math.dist((x0, y0), (x1, y1)) / step))
+        centres = ((x0 + (x1 - x0) * t / count, y0 + (y1 - y0) * t / count) for t in range(count + 1))
+        boxes += [(x - step / 2, y - step / 2, x + step / 2, y + step / 2) for x, y in centres]
+    return boxes
 
 
 def _distances(anchors: Sequence[tuple[float, float]], i: int) -> list[float]:

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import io
 import math
+from functools import partial
 
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
+from matplotlib.patheffects import Normal, Stroke
 from matplotlib.text import Text
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
 from hwfit.report import text
-from hwfit.report.labels import Box, place_labels
+from hwfit.report.labels import Box, line_boxes, place_labels
 from hwfit.report.results import KINDS, Results, Row
 from hwfit.report.text import LOOKS
 from hwfit.workload import PhaseName
@@ -57,7 +59,7 @@ def pareto_png(results: Results, phase: PhaseName = "decode") -> bytes:
 def _budget_lines(axes: Axes, results: Results, phase: PhaseName) -> list[Text]:
     limits = sorted({row.budget[phase] for row in results.rows if row.budget and phase in row.budget})
     for limit in limits:
-        axes.axvline(limit * 1e3, color="#bbbbbb", linewidth=0.9, linestyle=(0, (4, 3)), zorder=0)
+        axes.axvline(limit * 1e3, color="#bbbbbb", linewidth=0.9, linestyle=(0, (4, 3)), zorder=0.9)
     return [
         axes.text(
             *(limit * 1e3, 0.99, f"≤ {limit * 1e3:g}"),
@@ -101,21 +103,22 @@ def _decorate(axes: Axes, results: Results, phase: PhaseName) -> None:
     axes.set_title(where, loc="left", fontsize=11)
     axes.set_xlabel(f"measured {WRITING[phase]} (log scale)")
     axes.set_ylabel("perplexity on held-out text (log scale)")
-    axes.grid(which="major", color="#eeeeee", linewidth=0.8, zorder=-1)
+    axes.set_axisbelow(True)
+    axes.grid(which="major", color="#eeeeee", linewidth=0.8)
     for axis in (axes.xaxis, axes.yaxis):
-        axis.set_major_locator(LogLocator(subs=(1, 1.5, 2, 3, 4, 5, 7)))
+        axis.set_major_locator(LogLocator(subs=(1, 1.5, 2, 3, 4, 5, 6, 8)))
         axis.set_major_formatter(FuncFormatter(lambda v, _: f"{v:,.6g}"))
         axis.set_minor_formatter(NullFormatter())
     axes.spines[["top", "right"]].set_visible(False)
-    kinds = [kind for kind in KINDS if results.of_kind(kind)]
+    looks = [LOOKS[kind] for kind in KINDS if results.of_kind(kind)]
     handles = [
-        Line2D([], [], linestyle="", marker=LOOKS[k].marker, color=LOOKS[k].colour, markersize=8, label=LOOKS[k].title)
-        for k in kinds
+        Line2D([], [], linestyle="", marker=look.marker, color=look.colour, markersize=8, label=look.title)
+        for look in looks
     ]
-    hollow = {"marker": "o", "markerfacecolor": "white", "markeredgecolor": "#555555", "linestyle": ""}
-    handles.append(Line2D([], [], **hollow, markersize=7, label="hollow: predicted latency"))
+    hollow = partial(Line2D, [], [], linestyle="", marker="o", markerfacecolor="white")
+    handles.append(hollow(markeredgecolor="#555555", markersize=7, label="hollow: predicted latency"))
     if results.picked:
-        handles.append(Line2D([], [], **{**hollow, "markeredgecolor": "black"}, markersize=14, label="ring: picked"))
+        handles.append(hollow(markeredgecolor="black", markersize=14, label="ring: picked"))
     axes.legend(handles=handles, loc="upper center", bbox_to_anchor=(0.5, -0.11), ncol=3, frameon=False, fontsize=9)
 
 
@@ -125,18 +128,20 @@ def _write_names(axes: Axes, results: Results, phase: PhaseName, limits: list[Te
     anchors = [
         tuple(axes.transData.transform((row.timing(phase).measured * 1e3, row.perplexity))) for row in results.rows
     ]
-    names = [axes.text(0, 0, row.name, fontsize=9, va="bottom", ha="left", zorder=5) for row in results.rows]
+    halo = [Stroke(linewidth=2.5, foreground="white"), Normal()]
+    names = [axes.text(0, 0, row.name, fontsize=9, zorder=5, path_effects=halo) for row in results.rows]
     boxes = [name.get_window_extent(renderer) for name in names]
-    obstacles = [_extent(axes, row, phase) for row in results.rows] + [
-        (b.x0, b.y0, b.x1, b.y1) for b in (limit.get_window_extent(renderer) for limit in limits)
-    ]
     frame = axes.bbox
+    joint = sorted((anchors[i] for i, row in enumerate(results.rows) if row.kind == "joint"))
+    obstacles = [_extent(axes, row, phase) for row in results.rows] + line_boxes(joint)
+    obstacles += [(b.x0, b.y0, b.x1, b.y1) for b in (limit.get_window_extent(renderer) for limit in limits)]
     placed = place_labels(
         anchors, [(b.width + 6, b.height + 4) for b in boxes], obstacles, (frame.x0, frame.y0, frame.x1, frame.y1)
     )
     back = axes.transData.inverted()
     for name, anchor, box in zip(names, anchors, placed, strict=True):
-        name.set_position(back.transform((box[0] + 3, box[1] + 2)))
+        x, y = back.transform((box[0] + 3, box[1] + 2))
+        name.set_position((float(x), float(y)))
         near = min(max(anchor[0], box[0]), box[2]), min(max(anchor[1], box[1]), box[3])
         if math.dist(anchor, near) > 34:
             (x0, y0), (x1, y1) = back.transform(anchor), back.transform(near)
@@ -157,6 +162,6 @@ def caption(results: Results) -> str:
     """What the workload was, in words."""
     w = results.workload
     return (
-        f"batch {w.batch}, prefill of {w.prompt} tokens, decode at context {w.context}, "
+        f"Batch {w.batch}, prefill of {w.prompt} tokens, decode at context {w.context}, "
         f"{text.significant(w.generate)} tokens generated"
     )

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal, get_args
 
 from hwfit.errors import HwfitError, nearest, raise_all
+from hwfit.files import write_text
 from hwfit.report.typed import Positive, decode
 from hwfit.subnet import Subnet
 from hwfit.workload import PHASES, PhaseName, Workload
@@ -162,6 +163,7 @@ def read_results(run_dir: Path) -> Results:
     if results is not None:
         problems += _contradictions(results)
     raise_all([f"{path}: {problem}" for problem in problems])
+    assert results is not None
     return results
 
 
@@ -188,3 +190,15 @@ def _contradictions(results: Results) -> list[str]:
         ]
     foreign = sorted({layer.row for layer in results.layers} - set(counts))
     return problems + [f"layers name row '{name}', which is not there; {nearest(name, counts)}" for name in foreign]
+
+
+def write_results(results: Results, run_dir: Path) -> Path:
+    """Writes `results.json`, the inverse of `read_results`."""
+    raw = asdict(results)
+    for row, source in zip(raw["rows"], results.rows, strict=True):
+        row["subnet"] = json.loads(source.subnet.to_json())
+        for phase in PHASES:
+            row[phase]["error"] = source.timing(phase).error
+    path = run_dir / FILE
+    write_text(path, json.dumps(raw, indent=1))
+    return path

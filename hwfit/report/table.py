@@ -58,8 +58,8 @@ def tasks(results: Results) -> list[str]:
     return list(dict.fromkeys(task for row in results.rows for task in row.accuracy))
 
 
-def columns(results: Results, details: bool = False) -> list[Column]:
-    """The columns of the table; with `details` also one a benchmark, bits and widths."""
+def columns(results: Results) -> list[Column]:
+    """The columns of the page's and the Markdown table, one a benchmark among them."""
     phases = [
         Column(f"{phase} {title}", make(phase))
         for phase in PHASES
@@ -67,20 +67,17 @@ def columns(results: Results, details: bool = False) -> list[Column]:
     ]
     budget = [
         Column("budget", lambda row: text.budget(row) or "–", number=False),
-        Column("measured against budget", _over),
+        Column("over budget", _over),
     ]
     quality = [
         Column("size MB", lambda row: text.mb(row.size_bytes)),
         Column("perplexity", lambda row: text.significant(row.perplexity)),
         Column("accuracy %", _accuracy),
-    ]
-    more = [
         *(Column(f"{task} %", _task(task)) for task in tasks(results)),
         Column("bits a weight", lambda row: f"{row.weight_bits:.1f}"),
-        Column("shape", text.widths, number=False),
     ]
-    name = Column("model", lambda row: row.name + (" ◄ picked" if row.picked else ""), number=False)
-    return [name, *budget, *phases, *quality, *(more if details else [])]
+    name = Column("model", lambda row: row.name + (" ◄\u00a0picked" if row.picked else ""), number=False)
+    return [name, *budget, *phases, *quality]
 
 
 def _arrow(phase: PhaseName) -> Callable[[Row], str]:
@@ -117,7 +114,7 @@ def rich_table(results: Results) -> Table:
 
 def markdown(results: Results) -> str:
     """The same as a Markdown table; vertical bars in names are escaped."""
-    chosen = columns(results, details=True)
+    chosen = [*columns(results), Column("shape", text.widths, number=False)]
     lines = [
         [c.title for c in chosen],
         ["---:" if c.number else "---" for c in chosen],

@@ -16,7 +16,7 @@ Positive = Annotated[float, "above 0"]
 
 
 def decode(kind: Any, raw: object, where: str, problems: list[str]) -> Any:
-    """`raw` as a `kind`: a dataclass, `Subnet`, number, str, bool, Literal, `X | None`, `tuple[X, ...]`, `dict[str, X]`.
+    """`raw` as a `kind`: a dataclass, `Subnet`, scalar, Literal, `X | None`, `tuple[X, ...]` or `dict[str, X]`.
 
     Fields a dataclass does not have are ignored. What does not fit is appended to `problems`, each line starting
     with `where`, and comes back as None; so the result is of use only if `problems` stays empty.

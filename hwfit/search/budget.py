@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from hwfit.errors import HwfitError, nearest, raise_all
+from hwfit.errors import nearest, raise_all
 
 _UNITS = {
     "decode": {"us": 1e-6, "ms": 1e-3, "s": 1.0},
@@ -63,13 +63,14 @@ def format_cost(metric: str, value: float) -> str:
     return f"{value / 1e6:.1f}MB" if metric == "memory" else f"{value * 1e3:.2f}ms"
 
 
-def refuse_infeasible(budget: Budget, fastest: dict[str, float]) -> None:
+def refuse_infeasible(budgets: Iterable[Budget], fastest: dict[str, float]) -> None:
     """Raises `HwfitError` for every limit below what the smallest subnet of the space costs."""
-    problems = [
-        f"--budget {metric}={format_cost(metric, limit)} is below the fastest subnet of this space, "
-        f"{format_cost(metric, fastest[metric])}; allowed: at least that"
-        for metric, limit in budget.limits
-        if limit < fastest[metric]
-    ]
-    if problems:
-        raise HwfitError(problems)
+    raise_all(
+        [
+            f"--budget {metric}={format_cost(metric, limit)} is below the fastest subnet of this space, "
+            f"{format_cost(metric, fastest[metric])}; allowed: at least that"
+            for budget in budgets
+            for metric, limit in budget.limits
+            if limit < fastest[metric]
+        ]
+    )

@@ -65,7 +65,7 @@ class Student(nn.Module):
         super().__init__()
         shape = ModelShape.from_config(config)
         self.subnet, self.dtype = subnet, dtype
-        self.config = subnet_config(dict(config), subnet)
+        self.config = subnet_config(config, subnet)
         weights = slice_weights(ordered.weights, shape, subnet)
         energy = slice_energy(ordered.energy, shape, subnet)
         self.precision = {
@@ -87,7 +87,7 @@ class Student(nn.Module):
             }
         )
         self.attention = Attention.of(subnet.heads, subnet.kv_heads, subnet.head_size, self.config)
-        self.eps = float(config["rms_norm_eps"])
+        self.eps = float(self.config["rms_norm_eps"])
 
     def weight(self, name: str) -> Tensor:
         return self.trained[name.replace(".", "/")]

@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from hwfit.deploy.slice import module_name
 from hwfit.models.llama import rope_theta
 
 Project = Callable[[int, tuple[str, ...], Tensor], Sequence[Tensor]]
@@ -89,10 +90,8 @@ def decoder(
 
 
 def weight_name(block: int, linear: str) -> str:
-    """Hugging Face name of a Llama linear's module; `lm_head` stands outside the blocks."""
-    if linear == "lm_head":
-        return "lm_head"
-    return f"model.layers.{block}.{'self_attn' if linear in (*QKV, 'o_proj') else 'mlp'}.{linear}"
+    """Hugging Face module name of a linear; `lm_head` stands outside the blocks."""
+    return linear if linear == "lm_head" else module_name(block, linear)
 
 
 def plain_forward(

@@ -53,6 +53,11 @@ class Architecture(nn.Module):
                 total, count = total + float(h.sum()), count + h.numel()
         return total / max(count, 1)
 
+    def total_entropy(self) -> Tensor:
+        """Sum of the entropies of all decisions in nats, differentiable."""
+        p = [logits.softmax(-1) for logits in self.logits.values()]
+        return -torch.stack([(q * q.clamp_min(1e-12).log()).sum() for q in p]).sum()
+
     @torch.no_grad()
     def freeze_precision(self, index: int) -> None:
         """Decide every linear's precision (for architecture-first baselines)."""

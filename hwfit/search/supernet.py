@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -17,6 +17,8 @@ from hwfit.search.masks import Masks, keep_gates, soft_masks
 from hwfit.search.mixing import ActivationMix, MixedLinear
 from hwfit.space import LINEAR_WIDTHS, Space
 from hwfit.subnet import LINEARS
+
+Watch = Callable[[int, str, Tensor, Tensor], None]
 
 
 class Supernet(nn.Module):
@@ -51,9 +53,9 @@ class Supernet(nn.Module):
         self.gains = {name: w.float() for name, w in weights.items() if name.endswith("norm.weight")}
         self.linears = nn.ModuleDict()
         self.activations = ActivationMix(space.precisions)
-        names = [(b, name) for b in range(s.blocks) for name in LINEARS] + [(-1, "lm_head")]
-        with track(len(names), "Quantising the supernet", progress) as advance:
-            for seed, (block, name) in enumerate(names):
+        self.names = [(b, name) for b in range(s.blocks) for name in LINEARS] + [(-1, "lm_head")]
+        with track(len(self.names), "Quantising the supernet", progress) as advance:
+            for seed, (block, name) in enumerate(self.names):
                 module = weight_name(block, name)
                 linear = MixedLinear(
                     weights[f"{module}.weight"], space.precisions, energy[module] if energy else None, rank, seed
@@ -64,12 +66,19 @@ class Supernet(nn.Module):
 
     def refresh(self) -> None:
         """Requantise after a weight step."""
-        for linear in self.linears.values():
-            assert isinstance(linear, MixedLinear)
-            linear.refresh(self.dtype)
+        for block, name in self.names:
+            self.linear(block, name).refresh(self.dtype)
 
-    def forward(self, ids: Tensor, choices: Choices) -> Tensor:
-        """Logits `[batch, seq, vocab]` of the mix `choices`; blocks whose gate is 0 are not run."""
+    def linear(self, block: int, name: str) -> MixedLinear:
+        linear = self.linears[_key(block, name)]
+        assert isinstance(linear, MixedLinear)
+        return linear
+
+    def forward(self, ids: Tensor, choices: Choices, watch: Watch | None = None) -> Tensor:
+        """Logits `[batch, seq, vocab]` of the mix `choices`; blocks whose gate is 0 are not run.
+
+        `watch(block, linear, x, y)` observes every linear's masked input and its output.
+        """
         c = choices
         masks = soft_masks(self.space, c.hidden, c.heads, c.head_size, c.mlp)
         masks = Masks(*(getattr(masks, w).to(self.dtype) for w in ("hidden", "q", "kv", "mlp")))
@@ -83,9 +92,9 @@ class Supernet(nn.Module):
             out = []
             for name in names:
                 alpha = c.lm_head if name == "lm_head" else c.precision[block, LINEARS.index(name)]
-                linear = self.linears[_key(block, name)]
-                assert isinstance(linear, MixedLinear)
-                y = F.linear(self.activations.mixed(x, quantised, alpha), linear.mixed(alpha))
+                y = F.linear(self.activations.mixed(x, quantised, alpha), self.linear(block, name).mixed(alpha))
+                if watch:
+                    watch(block, name, x, y)
                 outer = getattr(masks, LINEAR_WIDTHS[name][0])
                 out.append(y if outer is None else y * outer)
             return out

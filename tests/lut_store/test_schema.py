@@ -33,8 +33,9 @@ measurements = st.builds(
     p10=seconds,
     p90=seconds,
     half_width=seconds,
-    anchor=seconds,
-    anchor_kind=st.none() | text,
+    raw_p10=seconds,
+    stream=seconds,
+    compute_reference=seconds,
     samples=sizes,
     weight_bytes=sizes,
     note=text,
@@ -95,4 +96,4 @@ def test_hash_follows_what_makes_runs_repeat():
 
 
 def test_op_columns_are_the_fields_of_op():
-    assert OP_COLUMNS == tuple(Op.__dataclass_fields__)
+    assert tuple(Op.__dataclass_fields__) == OP_COLUMNS

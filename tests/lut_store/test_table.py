@@ -102,18 +102,18 @@ def test_every_truncated_or_foreign_part_is_named(table: Table, keep: int):
 
 
 def test_a_flipped_byte_does_not_pass(table: Table):
-    """Every single-byte change of the file is either refused or harmless to the rows."""
+    """A changed byte in the first half of the file (the data pages) is refused or harmless to the rows."""
     part = table.append([row()], run())
     expected = table.read()
     data = part.read_bytes()
     refused = 0
-    for i in range(4, len(data) // 2, 7):
+    for i in range(4, len(data) // 2, 23):
         part.write_bytes(data[:i] + bytes([data[i] ^ 0x55]) + data[i + 1 :])
         try:
             pd.testing.assert_frame_equal(table.read(), expected)
         except HwfitError:
             refused += 1
-    assert refused > 20
+    assert refused > 10
 
 
 def test_no_space_leaves_nothing_behind(table: Table, monkeypatch: pytest.MonkeyPatch):
@@ -176,7 +176,7 @@ def test_stale_temporary_files_are_swept_and_fresh_ones_left(table: Table):
 
 def test_many_writers_at_once_lose_nothing(table: Table):
     def write(i: int) -> None:
-        for j in range(5):
+        for j in range(10):
             table.append([row(linear(1, i + 1, j + 1, "w32"))], run(f"r{i}"))
 
     threads = [threading.Thread(target=write, args=(i,)) for i in range(4)]
@@ -184,17 +184,16 @@ def test_many_writers_at_once_lose_nothing(table: Table):
         thread.start()
     for thread in threads:
         thread.join()
-    assert len(table.read()) == 20
-    assert len(table.parts()) == 20
+    assert len(table.read()) == 40
+    assert len(table.parts()) == 40
 
 
-def test_anchor_reference_is_the_first_of_its_kind(table: Table):
-    table.append([row(at=2, anchor_kind="stream", anchor_reference=0.02)], run())
-    table.append([row(at=1, anchor_kind="stream", anchor_reference=0.01)], run())
-    table.append([row(at=0, anchor_kind="compute", anchor_reference=0.5)], run())
-    assert table.anchor_reference("cpu-a", "stream") == 0.01
-    assert table.anchor_reference("cpu-a", "compute") == 0.5
-    assert table.anchor_reference("cpu-b", "stream") is None
+def test_reference_is_the_first_one_of_the_device(table: Table):
+    table.append([row(at=2, stream_reference=0.2, compute_reference=2.0)], run())
+    table.append([row(at=1, stream_reference=0.1, compute_reference=1.0)], run())
+    table.append([row(at=0, p10=None, status="UNSUPPORTED")], run())
+    assert table.reference("cpu-a") == (0.1, 1.0)
+    assert table.reference("cpu-b") is None
 
 
 def test_runs_are_listed_oldest_first(table: Table):

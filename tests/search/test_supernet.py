@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from conftest import CONFIG, SHAPE, random_weights, tiny_space
+from search_llama import CONFIG, SHAPE, random_weights, tiny_space
 from torch import Tensor
 
 from hwfit.kernels.quantise import fake_quantise

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import pytest
 import torch
 from torch import Tensor
 
@@ -64,8 +63,3 @@ def tiny_space(*precisions: str) -> Space:
         precisions=tuple(map(Precision.parse, precisions or ("w32", "w8a8g32", "w4a8g32"))),
         embed=Precision.parse("w32"),
     )
-
-
-@pytest.fixture
-def weights() -> dict[str, Tensor]:
-    return random_weights()

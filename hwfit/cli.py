@@ -1,0 +1,153 @@
+"""The front door: every command is the public function of the same name in `hwfit.commands`."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Any
+
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+
+import typer
+from rich.console import Console
+
+from hwfit.errors import HwfitError
+
+app = typer.Typer(
+    help="Fit a pretrained LLM to a hardware envelope: width, depth and per-layer precision, searched together "
+    "against measured milliseconds.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_show_locals=False,
+)
+
+Model = Annotated[str, typer.Argument(help="Known name (smollm2-135m), Llama-family directory, or hub id")]
+Device = Annotated[str, typer.Option(help="Device to measure on")]
+Tables = Annotated[Path | None, typer.Option(help="Folder of the latency table [default: the user's cache]")]
+Precisions = Annotated[list[str] | None, typer.Option(help="Precision choice, such as w4a8g32; repeatable")]
+Folders = Annotated[list[str], typer.Argument(help="Deployed folders or .onnx files")]
+
+
+def _commands() -> Any:
+    from hwfit import commands  # torch and transformers load only when a command runs
+
+    return commands
+
+
+@app.command()
+def fetch(name: Annotated[str, typer.Argument(help="Known model")] = "smollm2-135m") -> None:
+    """Download a known model and make a plain Hugging Face directory of it; the last line is its path."""
+    _commands().fetch(name)
+
+
+@app.command()
+def profile(
+    model: Model,
+    device: Device = "cpu",
+    tables: Tables = None,
+    minutes: Annotated[float | None, typer.Option(help="Time budget; the most useful cells come first")] = None,
+    precision: Precisions = None,
+    coarse: Annotated[bool, typer.Option(help="Only the grid that every width can be interpolated from")] = False,
+    whole_models: Annotated[int, typer.Option(help="Random whole models timed to fit the overhead")] = 10,
+) -> None:
+    """Measure every layer shape of MODEL's search space on this machine; rerunning resumes."""
+    _commands().profile(model, device, tables, minutes, precision or (), coarse, whole_models)
+
+
+@app.command()
+def predict(
+    target: Annotated[str, typer.Argument(help="Model, subnet.json, or a folder with one", metavar="MODEL|SUBNET")],
+    device: Device = "cpu",
+    tables: Tables = None,
+) -> None:
+    """Predict latency and memory of a subnet, or of MODEL at every precision."""
+    _commands().predict(target, device, tables)
+
+
+@app.command()
+def search(
+    model: Model,
+    budget: Annotated[list[str], typer.Option(help="decode=6ms, prefill=120ms or memory=90MB; repeatable")],
+    out: Annotated[Path, typer.Option(help="Run folder")] = Path("runs/search"),
+    device: Device = "cpu",
+    tables: Tables = None,
+    text: Annotated[Path | None, typer.Option(help="Own training text: .txt, .jsonl or .parquet")] = None,
+    precision: Precisions = None,
+    steps: Annotated[int, typer.Option(help="Architecture steps", min=1)] = 24,
+    distil_steps: Annotated[int, typer.Option(help="Distillation steps", min=0)] = 40,
+) -> None:
+    """Search MODEL for the best subnet under every --budget at once, distil it and export it."""
+    _commands().search(model, budget, out, device, tables, text, precision or (), steps, distil_steps)
+
+
+@app.command()
+def measure(
+    target: Folders,
+    device: Device = "cpu",
+    tables: Tables = None,
+    seconds: Annotated[float, typer.Option(help="Seconds a model", min=0.1)] = 6.0,
+) -> None:
+    """Time deployed models on this machine, interleaved."""
+    _commands().measure(target, device, tables, seconds)
+
+
+@app.command()
+def export(
+    folder: Annotated[Path, typer.Argument(help="Folder with a searched subnet")],
+    out: Annotated[Path | None, typer.Option(help="Where to write [default: the folder itself]")] = None,
+    format: Annotated[str, typer.Option(help="onnx or hf")] = "onnx",
+) -> None:
+    """Write a searched subnet as an ONNX graph or a plain Hugging Face directory."""
+    _commands().export(folder, out, format)
+
+
+@app.command()
+def evaluate(
+    target: Folders,
+    documents: Annotated[int, typer.Option(help="Validation documents a task")] = 40,
+    rows: Annotated[int, typer.Option(help="Held-out sequences of 256 tokens")] = 24,
+    text: Annotated[Path | None, typer.Option(help="Own held-out text: .txt, .jsonl or .parquet")] = None,
+    threads: Annotated[int, typer.Option(min=1)] = 2,
+) -> None:
+    """Perplexity on held-out text and accuracy on PIQA, ARC-Easy and HellaSwag of deployed models."""
+    _commands().evaluate(target, documents, rows, text, threads)
+
+
+@app.command()
+def report(run: Annotated[Path, typer.Argument(help="Run folder")]) -> None:
+    """Write report.html and pareto.png of a run again and print its table."""
+    _commands().report(run)
+
+
+@app.command()
+def demo(
+    quick: Annotated[bool, typer.Option(help="Every stage with few steps, in under four minutes")] = False,
+    out: Annotated[Path, typer.Option(help="Run folder")] = Path("runs/demo"),
+    model: Annotated[str, typer.Option(help="Model to fit")] = "smollm2-135m",
+    device: Device = "cpu",
+    tables: Tables = None,
+) -> None:
+    """The main job end to end: fetch, profile, search, distil, export, measure, judge, report."""
+    _commands().demo(quick, out, model, device, tables)
+
+
+def main(run: Callable[..., Any] = app) -> None:
+    """Entry point: a user's mistake is printed as a list of problems and exits with code 2."""
+    try:
+        run()
+    except HwfitError as error:
+        console = Console(stderr=True, soft_wrap=True, highlight=False)
+        for problem in error.problems:
+            console.print(f"[bold red]error[/bold red]: {_plain(problem)}")
+        sys.exit(2)
+
+
+def _plain(text: str) -> str:
+    return text.replace("[", "\\[")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,243 @@
+"""The commands of the `hwfit` CLI as plain functions with the same parameters; each returns what it printed about."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table as RichTable
+
+from hwfit.demo import DemoSettings, run_demo
+from hwfit.deploy.bundle import load_bundle
+from hwfit.deploy.folder import ONNX, deploy, onnx_path, size_on_disk
+from hwfit.deploy.hf import write_hf
+from hwfit.deploy.runtime import OnnxModel
+from hwfit.errors import HwfitError, nearest, raise_all
+from hwfit.evaluate.judge import Exam, Quality, heldout_tokens, judge_all
+from hwfit.kernels.registry import get_backend
+from hwfit.latency_models.estimate import Estimate
+from hwfit.latency_models.load import load_latency
+from hwfit.latency_models.memory import memory
+from hwfit.lut_store.table import Table
+from hwfit.models import fetch as models
+from hwfit.models.llama import load_config, load_shape, open_model
+from hwfit.precision import Precision
+from hwfit.profiler.anchor import Anchor
+from hwfit.profiler.device import fingerprint
+from hwfit.profiler.run import ProfileReport
+from hwfit.profiler.run import profile as profile_cells
+from hwfit.profiler.subnets import max_tokens, profile_models, time_subnets
+from hwfit.profiler.whole import Timing, time_models
+from hwfit.report.page import write_report
+from hwfit.report.results import Results, read_results
+from hwfit.report.table import rich_table
+from hwfit.search.budget import Budget
+from hwfit.search.distil import DistilSettings
+from hwfit.search.optimise import SearchSettings
+from hwfit.search.run import distil_all, search_front
+from hwfit.search.study import StudySettings, prepare
+from hwfit.space import Space
+from hwfit.subnet import Subnet
+from hwfit.workload import PHASES, PhaseName, Workload
+
+FORMATS = ("onnx", "hf")
+out_console = Console()
+
+
+def fetch(name: str = "smollm2-135m") -> Path:
+    """Download a known model and make a plain Hugging Face directory of it; the last line printed is its path."""
+    path = models.fetch(name)
+    print(path)
+    return path
+
+
+def profile(
+    model: str,
+    device: str = "cpu",
+    tables: Path | None = None,
+    minutes: float | None = None,
+    precision: Sequence[str] = (),
+    coarse: bool = False,
+    whole_models: int = 10,
+) -> ProfileReport:
+    """Measure every layer shape of MODEL's search space on this machine into a table; rerunning resumes."""
+    path = open_model(model)
+    space, workload = _space(path, precision), Workload()
+    report = profile_cells(space, workload, device, tables, minutes, coarse=coarse)
+    profile_models(space, load_config(path), workload, tables, device, whole_models)
+    out_console.print(
+        f"{report.measured} cells measured, {report.skipped} known before, {report.unsupported} cannot run here, "
+        f"{report.unstable} unstable, {report.left} of {report.planned} left for want of time"
+    )
+    latency = load_latency(report.device, tables)
+    for phase in PHASES:
+        terms = latency.overhead.terms(phase)
+        out_console.print(
+            f"{phase}: whole models within {terms.error:.1%} of the sum of their layers ({terms.runs} runs)"
+        )
+    out_console.print(f"table: {report.table}, device {report.device}")
+    return report
+
+
+def predict(target: str, device: str = "cpu", tables: Path | None = None) -> dict[str, dict[str, Estimate]]:
+    """Predict latency and memory of a subnet (a subnet.json or a folder with one), or of MODEL at every precision."""
+    workload = Workload()
+    latency = load_latency(fingerprint(device).key, tables)
+    subnets = _subnets(target)
+    out: dict[str, dict[str, Estimate]] = {}
+    table = RichTable("", "decode ms", "prefill ms", "memory MB", title=f"predicted for {latency.lookup.device}")
+    problems: list[str] = []
+    for name, subnet in subnets.items():
+        try:
+            out[name] = {p: latency.predict(subnet, workload.phase(p)) for p in PHASES}
+        except HwfitError as error:
+            problems += error.problems
+            continue
+        cells = [f"{e.value * 1e3:.2f} ({e.low * 1e3:.2f}–{e.high * 1e3:.2f})" for e in out[name].values()]
+        table.add_row(name, *cells, f"{memory(subnet, workload.context) / 1e6:.1f}")
+    if not out:
+        raise_all(problems)
+    out_console.print(table)
+    return out
+
+
+def search(
+    model: str,
+    budget: Sequence[str],
+    out: Path = Path("runs/search"),
+    device: str = "cpu",
+    tables: Path | None = None,
+    text: Path | None = None,
+    precision: Sequence[str] = (),
+    steps: int = 24,
+    distil_steps: int = 40,
+) -> dict[str, Path]:
+    """Search MODEL for the best subnet under every --budget at once, distil it and export it to OUT."""
+    limits = Budget.parse(budget)
+    path = open_model(model)
+    config, workload = load_config(path), Workload()
+    latency = load_latency(fingerprint(device).key, tables)
+    study = prepare(path, StudySettings(), out / "checkpoints", text)
+    study = replace(study, space=_space(path, precision))
+
+    def measure(subnets):
+        times = time_subnets(subnets, config, workload, tables, device)
+        return {name: {phase: t.p10 for phase, t in by_phase.items()} for name, by_phase in times.items()}
+
+    settings = SearchSettings(steps=steps)
+    choices = search_front(study, latency, workload, {"subnet": limits}, measure, settings, out)
+    folders = distil_all(study, choices, DistilSettings(steps=distil_steps), out)
+    for name, folder in folders.items():
+        deploy(folder, path, folder, max(512, max_tokens(workload)))
+        out_console.print(_describe(choices[name].subnet))
+        out_console.print(f"{folder}")
+    return folders
+
+
+def measure(
+    target: Sequence[str],
+    device: str = "cpu",
+    tables: Path | None = None,
+    seconds: float = 6.0,
+) -> dict[str, dict[PhaseName, Timing]]:
+    """Time deployed folders (or .onnx files) on this machine, interleaved."""
+    paths = {str(t): onnx_path(Path(t)) for t in target}
+    found = {name: OnnxModel(path) for name, path in paths.items()}
+    anchor = Anchor.of_table(get_backend(device), fingerprint(device), Table(tables))
+    times = time_models(found, Workload(), seconds, anchor)
+    table = RichTable("", "decode ms", "prefill ms", "size MB", title=f"measured on {fingerprint(device).name}")
+    for name, by_phase in times.items():
+        cells = [
+            f"{by_phase[p].p10 * 1e3:.2f} ({by_phase[p].low * 1e3:.2f}–{by_phase[p].high * 1e3:.2f})" for p in PHASES
+        ]
+        table.add_row(name, *cells, f"{size_on_disk(paths[name]) / 1e6:.1f}")
+    out_console.print(table)
+    return times
+
+
+def export(folder: Path, out: Path | None = None, format: str = "onnx") -> Path:
+    """Write the bundle in FOLDER as an ONNX graph or as a plain Hugging Face directory."""
+    if format not in FORMATS:
+        raise HwfitError(f"--format '{format}' is unknown; {nearest(format, FORMATS)}")
+    bundle, target = load_bundle(folder), out or folder / ("hf" if format == "hf" else "")
+    path = write_hf(bundle, folder, target) if format == "hf" else deploy(bundle, folder, target) / ONNX
+    out_console.print(str(path), soft_wrap=True)
+    return path
+
+
+def evaluate(
+    target: Sequence[str], documents: int = 40, rows: int = 24, text: Path | None = None, threads: int = 2
+) -> dict[str, Quality]:
+    """Perplexity on held-out text and accuracy on PIQA, ARC-Easy and HellaSwag of deployed folders."""
+    exam = Exam(rows=rows, documents=documents)
+    exam.check()
+    folders = {str(t): onnx_path(Path(t)).parent for t in target}
+    quality: dict[str, Quality] = {}
+    for name, folder in folders.items():
+        quality |= judge_all({name: folder}, exam, heldout_tokens(folder, exam, text), threads)
+    table = RichTable("", "perplexity (95 %)", *exam.tasks, title=f"{documents} documents a task, ± standard error")
+    for name, q in quality.items():
+        p = q.perplexity
+        scores = [f"{s.value:.3f} ± {s.stderr:.3f}" for s in q.accuracy.values()]
+        table.add_row(name, f"{p.value:.2f} ({p.low:.2f}–{p.high:.2f})", *scores)
+    out_console.print(table)
+    return quality
+
+
+def report(run: Path) -> Path:
+    """Write report.html and pareto.png of a finished run again and print its table."""
+    page = write_report(run)
+    out_console.print(rich_table(read_results(run)))
+    print(page)
+    return page
+
+
+def demo(
+    quick: bool = False,
+    out: Path = Path("runs/demo"),
+    model: str = "smollm2-135m",
+    device: str = "cpu",
+    tables: Path | None = None,
+) -> Results:
+    """The main job end to end: fetch, profile, search, distil, export, measure, judge, report."""
+    settings = DemoSettings.quick() if quick else DemoSettings()
+    return run_demo(model, out, settings, tables, device)
+
+
+def _space(model: Path, precision: Sequence[str]) -> Space:
+    """The default space of a model, at the given precisions if any. Raises `HwfitError` listing all bad ones."""
+    shape = load_shape(model)
+    problems = []
+    for name in precision:
+        try:
+            Precision.parse(name)
+        except HwfitError as error:
+            problems += [f"--{p}" for p in error.problems]
+    raise_all(problems)
+    space = Space.default(shape, tuple(precision)) if precision else Space.default(shape)
+    space.check()
+    return space
+
+
+def _subnets(target: str) -> dict[str, Subnet]:
+    """What a MODEL|SUBNET argument stands for."""
+    path = Path(target)
+    file = path / "subnet.json" if path.is_dir() else path
+    if file.suffix == ".json" and file.exists():
+        return {file.parent.name if path.is_dir() else file.name: Subnet.load(file)}
+    if path.suffix == ".json":
+        raise HwfitError(f"subnet '{target}' does not exist; allowed: a subnet.json, a folder with one, or a model")
+    space = Space.default(load_shape(open_model(target)))
+    return {p.name: Subnet.whole(space.shape, p, space.embed) for p in space.precisions}
+
+
+def _describe(subnet: Subnet) -> str:
+    return (
+        f"hidden {subnet.hidden}, {subnet.heads} heads of {subnet.head_size}, MLP {subnet.mlp[0]}, "
+        f"{len(subnet.blocks)} blocks, {subnet.mean_weight_bits:.1f} bits a weight, {subnet.weight_bytes / 1e6:.1f} MB"
+    )
+
+
+__all__ = ["demo", "evaluate", "export", "fetch", "measure", "predict", "profile", "report", "search"]

@@ -1,0 +1,133 @@
+"""Sensitivity: what each single choice costs in nats, measured once; the additive model the search starts from."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from hwfit.kernels.quantise import fake_quantise_activations
+from hwfit.latency_models.differentiable import Choices
+from hwfit.progress import track
+from hwfit.search.masks import keep_gates
+from hwfit.search.supernet import Supernet
+from hwfit.search.teacher import Targets, distillation_loss
+from hwfit.subnet import LINEARS
+
+WIDTH_AXES = ("hidden", "heads", "head_size", "mlp", "depth")
+
+
+@dataclass(frozen=True)
+class Damage:
+    """Distillation loss (nats a token) each choice adds on its own, shaped like `Choices`; 0 for the original's."""
+
+    table: Choices
+    block_rank: Tensor  # [blocks] rank of each block, 0 = most important
+
+    def surrogate(self, choices: Choices, depths: tuple[int, ...]) -> Tensor:
+        """Expected damage if choices added up; a dropped block's precisions cost nothing."""
+        keep = keep_gates(choices.depth, depths, len(self.block_rank))[self.block_rank]  # [blocks]
+        rows = (choices.precision * self.table.precision).sum((-1, -2))  # [blocks]
+        single = sum((getattr(choices, a) * getattr(self.table, a)).sum() for a in (*WIDTH_AXES, "lm_head"))
+        return single + (keep * rows).sum()
+
+
+def full(supernet: Supernet) -> Choices:
+    """The original architecture with the first (widest) choice and the first precision everywhere, as one-hots."""
+    space = supernet.space
+
+    def first(*size: int) -> Tensor:
+        hot = torch.zeros(*size)
+        hot[..., 0] = 1.0
+        return hot
+
+    p = len(space.precisions)
+    return Choices(
+        **{axis: first(len(getattr(space, axis))) for axis in WIDTH_AXES},
+        precision=first(space.shape.blocks, len(LINEARS), p),
+        lm_head=first(p),
+    )
+
+
+@torch.no_grad()
+def measure_damage(supernet: Supernet, targets: Targets, progress: bool = True) -> Damage:
+    """Widths and depth by trying each choice; precisions by their Fisher share, scaled to one uniform trial each."""
+    base = full(supernet)
+    trials = [(axis, i) for axis in WIDTH_AXES for i in range(1, len(getattr(base, axis)))]
+    uniform = range(len(supernet.space.precisions))
+    with track(len(trials) + 2 * len(uniform) + 1, "What each choice costs", progress) as advance:
+
+        def loss(choices: Choices) -> float:
+            advance()
+            return float(distillation_loss(supernet(targets.ids, choices), targets))
+
+        whole = [loss(_at_precision(base, p)) for p in uniform]
+        table = {axis: torch.zeros_like(getattr(base, axis)) for axis in WIDTH_AXES}
+        reference = min(whole)
+        start = _at_precision(base, whole.index(reference))
+        for axis, i in trials:
+            hot = F.one_hot(torch.tensor(i), len(getattr(base, axis))).float()
+            table[axis][i] = max(0.0, loss(replace(start, **{axis: hot})) - reference)
+        precision, lm_head = fisher_shares(supernet, targets, advance)
+    for p in uniform:
+        total = float(precision[..., p].sum() + lm_head[p])
+        scale = max(0.0, whole[p] - reference) / total if total > 0 else 0.0
+        precision[..., p] *= scale
+        lm_head[p] *= scale
+    rank = torch.tensor([supernet.rank_of[b] for b in range(supernet.space.shape.blocks)])
+    return Damage(Choices(precision=precision, lm_head=lm_head, **table), rank)
+
+
+def fisher_shares(
+    supernet: Supernet, targets: Targets, advance: Callable[..., None] = lambda *a, **k: None
+) -> tuple[Tensor, Tensor]:
+    """Relative damage of every linear at every precision: `[blocks, 7, precisions]` and `[precisions]` for the LM head.
+
+    One backward pass with labels drawn from the teacher gives g = d log p / dy for each linear's output y; rounding
+    moves y by delta, and the KL grows by 1/2 E[(g . delta)^2] (the empirical Fisher, as in arXiv 2210.17323's and
+    HAWQ's second-order terms, here in the output space, which covers activation rounding too).
+    """
+    space = supernet.space
+    seen: dict[tuple[int, str], tuple[Tensor, Tensor]] = {}
+
+    def watch(block: int, name: str, x: Tensor, y: Tensor) -> None:
+        y.retain_grad()
+        seen[block, name] = (x.detach(), y)
+
+    with torch.enable_grad():
+        logits = supernet(targets.ids, _at_precision(full(supernet), _float_index(supernet)), watch=watch)
+        generator = torch.Generator().manual_seed(0)
+        n, seq, top = targets.index.shape
+        drawn = torch.multinomial(targets.logprob.float().exp().view(-1, top), 1, generator=generator).view(n, seq, 1)
+        labels = targets.index.gather(-1, drawn).flatten()
+        F.cross_entropy(logits.float().flatten(0, 1), labels, reduction="sum").backward()
+    precision = torch.zeros(space.shape.blocks, len(LINEARS), len(space.precisions))
+    lm_head = torch.zeros(len(space.precisions))
+    for (block, name), (x, y) in seen.items():
+        assert y.grad is not None
+        linear = supernet.linear(block, name)
+        for p, choice in enumerate(space.precisions):
+            if choice.weight_bits == 32:
+                continue
+            moved = F.linear(fake_quantise_activations(x, choice), linear.bank[p]) - y
+            share = (y.grad.float() * moved.float()).sum(-1).square().sum()
+            if name == "lm_head":
+                lm_head[p] = share
+            else:
+                precision[block, LINEARS.index(name), p] = share
+        advance(len(space.precisions) / len(seen))
+    return precision, lm_head
+
+
+def _at_precision(choices: Choices, p: int) -> Choices:
+    hot = F.one_hot(torch.tensor(p), choices.lm_head.shape[-1]).float()
+    return replace(choices, precision=hot.expand_as(choices.precision), lm_head=hot)
+
+
+def _float_index(supernet: Supernet) -> int:
+    """The most precise choice: where the gradients are taken."""
+    bits = [p.weight_bits * 1000 + p.act_bits * 10 + (p.group is not None) for p in supernet.space.precisions]
+    return bits.index(max(bits))

@@ -1,0 +1,91 @@
+"""Study: everything a search needs of one model, prepared once: ordered weights, text, the original's answers."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from hwfit.errors import HwfitError
+from hwfit.models.llama import load_config, load_shape, load_tokenizer, load_weights
+from hwfit.models.text import pack_tokens, train_texts
+from hwfit.search.importance import Ordered, measure_importance, order_model
+from hwfit.search.teacher import Targets, make_targets
+from hwfit.space import Space
+
+
+@dataclass(frozen=True)
+class StudySettings:
+    """Sequences of `seq` tokens for weight steps and distillation, for architecture steps, and for calibration."""
+
+    seq: int = 256
+    train: int = 160
+    validation: int = 32
+    calibration: int = 8
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class Study:
+    """`train` and `validation` are disjoint and both come from train splits."""
+
+    model: Path
+    config: dict[str, Any]
+    space: Space
+    ordered: Ordered
+    train: Targets
+    validation: Targets
+    dtype: torch.dtype
+
+
+def prepare(
+    model: Path, settings: StudySettings, cache_dir: Path, text: Path | None = None, progress: bool = True
+) -> Study:
+    """Read the model, order it by importance, and collect the original's answers (kept under `cache_dir`).
+
+    `text` is a file of the user's own training documents; by default the train splits of the offline pack.
+    Raises `HwfitError` if there are too few documents.
+    """
+    config, shape = load_config(model), load_shape(model)
+    weights = load_weights(model)
+    rows = settings.train + settings.validation
+    texts = train_texts(text, seed=settings.seed, progress=progress)
+    ids = pack_tokens(texts, load_tokenizer(model), rows * settings.seq, settings.seq)
+    if len(ids) < rows:
+        raise HwfitError(
+            f"training text holds {len(ids)} sequences of {settings.seq} tokens, the search needs {rows}; "
+            "give more documents, or fewer and shorter sequences"
+        )
+    importance = measure_importance(weights, config, ids[: settings.calibration], progress)
+    ordered = order_model(weights, shape, importance)
+    dtype = fast_dtype()
+    targets = make_targets(ordered.weights, config, ids, dtype=dtype, cache=cache_dir, progress=progress)
+    space = Space.default(shape)
+    return Study(
+        model,
+        config,
+        space,
+        ordered,
+        targets.take(slice(0, settings.train)),
+        targets.take(slice(settings.train, rows)),
+        dtype,
+    )
+
+
+@cache
+def fast_dtype() -> torch.dtype:
+    """bf16 where this machine multiplies it at least 1.5 times as fast as fp32, else fp32."""
+    seconds = {}
+    for dtype in (torch.float32, torch.bfloat16):
+        a, b = torch.randn(256, 576).to(dtype), torch.randn(1536, 576).to(dtype)
+        times = []
+        for _ in range(8):
+            start = time.perf_counter()
+            torch.nn.functional.linear(a, b)
+            times.append(time.perf_counter() - start)
+        seconds[dtype] = min(times)
+    return torch.bfloat16 if seconds[torch.bfloat16] * 1.5 < seconds[torch.float32] else torch.float32
