@@ -62,9 +62,10 @@ def predict(
     target: Annotated[str, typer.Argument(help="Model, subnet.json, or a folder with one", metavar="MODEL|SUBNET")],
     device: Device = "cpu",
     tables: Tables = None,
+    json: Annotated[bool, typer.Option("--json", help="Print one JSON object instead of a table")] = False,
 ) -> None:
     """Predict latency and memory of a subnet, or of MODEL at every precision."""
-    _commands().predict(target, device, tables)
+    _commands().predict(target, device, tables, json)
 
 
 @app.command()

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
+from functools import partial
+from json import dumps
 from pathlib import Path
 
 from rich.console import Console
@@ -33,8 +35,9 @@ from hwfit.profiler.whole import Timing, time_models
 from hwfit.report.page import write_report
 from hwfit.report.results import Results, read_results
 from hwfit.report.table import rich_table
-from hwfit.search.budget import Budget
+from hwfit.search.budget import Budget, refuse_infeasible
 from hwfit.search.distil import DistilSettings
+from hwfit.search.joint import fastest, predicted_cost
 from hwfit.search.optimise import SearchSettings
 from hwfit.search.run import distil_all, search_front
 from hwfit.search.study import StudySettings, prepare
@@ -81,7 +84,9 @@ def profile(
     return report
 
 
-def predict(target: str, device: str = "cpu", tables: Path | None = None) -> dict[str, dict[str, Estimate]]:
+def predict(
+    target: str, device: str = "cpu", tables: Path | None = None, json: bool = False
+) -> dict[str, dict[str, Estimate]]:
     """Predict latency and memory of a subnet (a subnet.json or a folder with one), or of MODEL at every precision."""
     workload = Workload()
     latency = load_latency(fingerprint(device).key, tables)
@@ -99,7 +104,10 @@ def predict(target: str, device: str = "cpu", tables: Path | None = None) -> dic
         table.add_row(name, *cells, f"{memory(subnet, workload.context) / 1e6:.1f}")
     if not out:
         raise_all(problems)
-    out_console.print(table)
+    if json:
+        print(dumps({name: {p: asdict(e) for p, e in by_phase.items()} for name, by_phase in out.items()}))
+    else:
+        out_console.print(table)
     return out
 
 
@@ -119,8 +127,11 @@ def search(
     path = open_model(model)
     config, workload = load_config(path), Workload()
     latency = load_latency(fingerprint(device).key, tables)
-    study = prepare(path, StudySettings(), out / "checkpoints", text)
-    study = replace(study, space=_space(path, precision))
+    space = _space(path, precision)
+    refuse_infeasible(
+        [limits], fastest(space, tuple(range(space.shape.blocks)), partial(predicted_cost, latency, workload))
+    )
+    study = replace(prepare(path, StudySettings(), out / "checkpoints", text), space=space)
 
     def measure(subnets):
         times = time_subnets(subnets, config, workload, tables, device)

@@ -16,6 +16,7 @@ from hwfit import __version__
 from hwfit.deploy.bundle import load_bundle, quantise_bundle
 from hwfit.deploy.folder import ONNX, deploy, size_on_disk
 from hwfit.deploy.runtime import OnnxModel
+from hwfit.errors import HwfitError
 from hwfit.evaluate.judge import Exam, Quality, heldout_tokens, judge_all
 from hwfit.evaluate.lm_harness import mean_accuracy
 from hwfit.files import write_text
@@ -129,7 +130,7 @@ def run_demo(
         )
     with clock.stage("fit", "3 Fit the latency model"):
         latency = load_latency(print_.key, tables)
-        budgets = demo_budgets(latency, space, workload)
+        budgets = kept_budgets(out / "budgets.json", demo_budgets(latency, space, workload))
         console.print(f"   budgets: {', '.join(map(str, budgets.values()))} (main: {budgets[_name(MAIN)]})")
 
     def measure(subnets: Mapping[str, Subnet]) -> dict[str, dict[str, float]]:
@@ -184,6 +185,17 @@ def demo_budgets(latency: WholeModel, space: Space, workload: Workload) -> dict[
     uniform = Subnet.whole(space.shape, UNIFORM["uniform w4"], space.embed)
     whole = latency.predict(uniform, workload.decode).value
     return {_name(share): Budget((("decode", round(whole * share, 5)),)) for share in SHARES}
+
+
+def kept_budgets(path: Path, proposed: Mapping[str, Budget]) -> dict[str, Budget]:
+    """The budgets a run was started with: a resumed run keeps them, whatever was measured since."""
+    if not path.exists():
+        write_text(path, json.dumps({name: budget.limits for name, budget in proposed.items()}))
+    try:
+        raw = json.loads(path.read_text())
+        return {name: Budget(tuple((str(m), float(v)) for m, v in limits)) for name, limits in raw.items()}
+    except (ValueError, TypeError, AttributeError) as error:
+        raise HwfitError(f"{path}: damaged ({error}); delete it, or give --out another folder") from error
 
 
 def _name(share: float) -> str:

@@ -15,7 +15,6 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from hwfit.deploy.files import replacing, write_text
 from hwfit.deploy.slice import (
     EMBED,
     FINAL_NORM,
@@ -27,6 +26,7 @@ from hwfit.deploy.slice import (
     subnet_config,
 )
 from hwfit.errors import HwfitError, raise_all
+from hwfit.files import replacing, write_text
 from hwfit.kernels.pack import pack_bits, unpack_bits
 from hwfit.kernels.quantise import Grid, Quantised, clipped_grid, dequantise, quantise
 from hwfit.precision import Precision

@@ -22,9 +22,9 @@ import numpy as np
 from onnx import ModelProto, NodeProto, TensorProto, helper
 
 from hwfit.deploy.bundle import Bundle
-from hwfit.deploy.files import replacing
 from hwfit.deploy.slice import EMBED, FINAL_NORM, LM_HEAD, module_name
 from hwfit.errors import raise_all
+from hwfit.files import replacing
 from hwfit.kernels import ort_cpu
 from hwfit.kernels.ort_cpu import Cache, Part
 from hwfit.kernels.ort_session import make_model, value

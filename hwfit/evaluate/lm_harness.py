@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Iterable, Sequence
+from contextlib import redirect_stderr
 from dataclasses import dataclass
+from io import StringIO
 from typing import Any
 
 from lm_eval.api.model import TemplateLM
@@ -49,15 +52,15 @@ def accuracy(
             if not 1 <= docs_per_task <= TASKS[name].documents
         ]
     )
-    results: Any = simple_evaluate(
-        model=OnnxLM(model, tokenizer, progress),
-        tasks=list(tasks),
-        task_manager=TaskManager(include_path=str(folder), include_defaults=False),
-        num_fewshot=0,
-        limit=docs_per_task,
-        bootstrap_iters=0,
-        verbosity="ERROR",
-    )
+    lm = OnnxLM(model, tokenizer, progress)
+    with redirect_stderr(StringIO()):  # lm-eval and datasets draw bars of their own
+        results: Any = simple_evaluate(
+            model=lm,
+            tasks=list(tasks),
+            task_manager=TaskManager(include_path=str(folder), include_defaults=False),
+            limit=docs_per_task,
+            bootstrap_iters=0,
+        )
     return {name: _score(TASKS[name].metric, results["samples"][name]) for name in tasks}
 
 
@@ -73,7 +76,7 @@ class OnnxLM(TemplateLM):
 
     def __init__(self, model: Scorer, tokenizer: PreTrainedTokenizerBase, progress: bool = True):
         super().__init__()
-        self.model, self.tokenizer, self.progress = model, tokenizer, progress
+        self.model, self.tokenizer, self.progress, self.bars = model, tokenizer, progress, sys.stderr
         self.max_length = getattr(model, "max_context", 2048)
 
     @property
@@ -95,12 +98,12 @@ class OnnxLM(TemplateLM):
         """(sum of log probabilities, all greedy) of each continuation; a context too long loses its beginning."""
         done: dict[int, tuple[float, bool]] = {}
         longest_first = sorted(range(len(requests)), key=lambda i: -len(requests[i][1]) - len(requests[i][2]))
-        with track(len(requests), "accuracy", self.progress) as advance:
+        with redirect_stderr(self.bars), track(len(requests), "accuracy", self.progress) as advance:
             for i in longest_first:
                 _, context, continuation = requests[i]
                 ids = (context + continuation)[-self.max_length - 1 :]
                 log_probs, greedy = token_log_probs(self.model, ids, min(len(continuation), len(ids) - 1))
-                done[i] = log_probs.sum().item(), bool(greedy.all())
+                done[i] = float(log_probs.sum()), bool(greedy.all())
                 advance()
         return [done[i] for i in range(len(requests))]
 

@@ -36,7 +36,7 @@ def perplexity(model: Scorer, tokens: Tensor, seed: int = 0, progress: bool = Tr
     losses = np.empty(len(tokens))  # nats a token, one row each
     with track(len(tokens), "perplexity", progress) as advance:
         for i, row in enumerate(tokens.tolist()):
-            losses[i] = -token_log_probs(model, row, count)[0].double().mean().item()
+            losses[i] = -token_log_probs(model, row, count)[0].mean()
             advance()
     picks = np.random.default_rng(seed).integers(0, len(losses), (_RESAMPLES, len(losses)))
     low, high = np.exp(np.quantile(losses[picks].mean(1), (0.025, 0.975)))

@@ -6,7 +6,6 @@ from typing import Protocol
 
 import numpy as np
 import torch
-from torch import Tensor
 from transformers import PreTrainedModel
 
 
@@ -31,13 +30,16 @@ class TorchScorer:
         return logits.float().cpu().numpy()
 
 
-def token_log_probs(model: Scorer, ids: list[int], count: int) -> tuple[Tensor, Tensor]:
+def token_log_probs(model: Scorer, ids: list[int], count: int) -> tuple[np.ndarray, np.ndarray]:
     """(log probability, is it the argmax) of each of the last `count` of `ids` given all before it: two `[count]`.
 
     `count` is at most `len(ids) - 1`, for the first token has no prediction.
     """
     row = np.asarray(ids[:-1], np.int64)[None]  # [1, seq]
-    logits = torch.from_numpy(model.all_logits(row, start=row.shape[1] - count)[0])  # [count, vocab]
-    targets = torch.tensor(ids[-count:])
-    picked = logits.gather(1, targets[:, None])[:, 0]
-    return picked - logits.logsumexp(-1), logits.argmax(-1) == targets
+    logits = model.all_logits(row, start=row.shape[1] - count)[0]  # [count, vocab]
+    targets = np.asarray(ids[-count:])[:, None]
+    best = logits.argmax(1)[:, None]
+    largest = np.take_along_axis(logits, best, 1)
+    log_sum = np.log(np.exp(logits - largest).sum(1, dtype=np.float64))
+    picked = np.take_along_axis(logits, targets, 1) - largest
+    return picked[:, 0] - log_sum, (best == targets)[:, 0]

@@ -10,6 +10,8 @@ Every integer grid holds 0 exactly. Rounding is half to even throughout, as in O
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import torch
@@ -18,7 +20,7 @@ from torch import Tensor
 from hwfit.errors import HwfitError
 from hwfit.precision import Precision
 
-_CHUNK = 1 << 18  # elements worked on at a time: a few fp32 buffers of this size stay in L2 (measured best)
+_CHUNK = 1 << 17  # elements worked on at a time: the few fp32 buffers of this size stay in L2
 _TINY = 1e-12  # smallest scale, so that a group of zeros divides cleanly
 
 # clip ratios tried, by weight bits (no clipping at all is the start)
@@ -73,15 +75,17 @@ def clipped_grid(w: Tensor, p: Precision, energy: Tensor | None = None) -> Grid:
     n, groups, group = x.shape
     weight = None if energy is None else energy.detach().float().reshape(groups, group).T  # [group, groups]
     scales, zeros = x.new_empty(n, groups), x.new_empty(n, groups)
-    rows = max(1, _CHUNK // (groups * group))
-    for i in range(0, n, rows):
-        part = x[i : i + rows]
+
+    def work(rows: slice) -> None:
+        part = x[rows]
         r = part.shape[0]
-        # the group runs down dim 0 so that every operation below is contiguous over the columns
+        # the group runs down dim 0 so that every operation of the search is contiguous over the columns
         columns = part.permute(2, 0, 1).reshape(group, r * groups)  # [group, r * groups]
         importance = None if weight is None else weight[:, None, :].expand(group, r, groups).reshape(group, -1)
         s, z = _search(columns, importance, p)
-        scales[i : i + rows], zeros[i : i + rows] = s.view(r, groups), z.view(r, groups)
+        scales[rows], zeros[rows] = s.view(r, groups), z.view(r, groups)
+
+    _over_rows(n, groups * group, work)
     return Grid(scales, None if p.symmetric else zeros)
 
 
@@ -117,12 +121,13 @@ def fake_quantise(w: Tensor, p: Precision, grid: Grid | None = None) -> Tensor:
     x = _groups(w, p)
     out = torch.empty_like(x)
     low, high = _range(p)
-    rows = max(1, _CHUNK // w.shape[1])
-    for i in range(0, x.shape[0], rows):
-        s = grid.scales[i : i + rows, :, None]
-        z = 0.0 if grid.zeros is None else grid.zeros[i : i + rows, :, None]
-        o = torch.div(x[i : i + rows], s, out=out[i : i + rows])
-        o.round_().add_(z).clamp_(low, high).sub_(z).mul_(s)
+
+    def work(rows: slice) -> None:
+        s = grid.scales[rows, :, None]
+        z = 0.0 if grid.zeros is None else grid.zeros[rows, :, None]
+        torch.div(x[rows], s, out=out[rows]).round_().add_(z).clamp_(low, high).sub_(z).mul_(s)
+
+    _over_rows(w.shape[0], w.shape[1], work)
     return out.view(w.shape)
 
 
@@ -148,6 +153,30 @@ def fake_quantise_activations(x: Tensor, p: Precision) -> Tensor:
     scale = torch.where(scale == 0, 1.0, scale)
     zero = (-low / scale).round_().clamp_(0, 255)
     return (x / scale).round_().add_(zero).clamp_(0, 255).sub_(zero).mul_(scale).to(x.dtype)
+
+
+def _over_rows(rows: int, width: int, work: Callable[[slice], None]) -> None:
+    """`work` on slices of `_CHUNK` elements, on as many threads as torch has, each of which computes alone.
+
+    Threads inside each small operation would meet at its end; on a busy machine that wait was 100 times the work.
+    """
+    threads, step = torch.get_num_threads(), max(1, _CHUNK // width)
+    slices = [slice(i, i + step) for i in range(0, rows, step)]
+
+    @torch.no_grad()
+    def alone(part: slice) -> None:
+        torch.set_num_threads(1)
+        work(part)
+
+    try:
+        if threads == 1 or len(slices) == 1:
+            for part in slices:
+                alone(part)
+        else:
+            with ThreadPoolExecutor(threads) as pool:
+                list(pool.map(alone, slices))
+    finally:
+        torch.set_num_threads(threads)
 
 
 def _top(p: Precision) -> int:

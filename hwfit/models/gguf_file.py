@@ -1,4 +1,4 @@
-"""GGUF: the config and dequantised weights of a Llama GGUF under their Hugging Face names, in one pass over the file."""
+"""GGUF: the config and dequantised weights of a Llama GGUF under their Hugging Face names, in one pass."""
 
 from __future__ import annotations
 

@@ -90,7 +90,8 @@ def torch_model(config: Mapping[str, Any], weights: Mapping[str, Tensor]) -> Lla
     options["rope_parameters"] = {"rope_type": "default", "rope_theta": rope_theta(config)}
     shape = ModelShape.from_config(config)
     options |= {"head_dim": shape.head_size, "hidden_size": shape.heads, "tie_word_embeddings": False}
-    llama = LlamaConfig(**options, attn_implementation="sdpa")
+    options["attn_implementation"] = "sdpa"
+    llama = LlamaConfig(**options)
     llama.hidden_size = shape.hidden  # set afterwards, for the check at construction wants a multiple of the heads
     with torch.device("meta"):
         model = LlamaForCausalLM(llama)

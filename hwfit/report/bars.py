@@ -24,8 +24,12 @@ FAMILIES = (
     Family("q k v o projections", ("q_proj", "k_proj", "v_proj", "o_proj"), "#11529a"),
     Family("MLP projections", ("gate_proj", "up_proj", "down_proj"), "#93c0e0"),
     Family("LM head", ("lm_head",), "repeating-linear-gradient(45deg,#d55e00 0 4px,#f3b48c 4px 8px)"),
-    Family("attention", ("attention",), "#2b2b2b"),
-    Family("norms, SwiGLU, embedding", ("norm", "swiglu", "embed"), "#c9c9c9"),
+    Family("attention", ("attention",), "repeating-linear-gradient(0deg,#222 0 2px,#aaa 2px 4px)"),
+    Family(
+        "norms, SwiGLU, embedding",
+        ("norm", "swiglu", "embed"),
+        "repeating-linear-gradient(90deg,#fff 0 3px,#999 3px 4px)",
+    ),
 )
 OTHER = Family("overhead and other", (), "repeating-linear-gradient(-45deg,#fff 0 3px,#999 3px 5px)")
 
@@ -34,7 +38,10 @@ def layer_bars(results: Results) -> str:
     """For each phase a full-width bar a row: the shares of its predicted time; exact times in a table to unfold."""
     if not results.layers:
         return ""
-    key = " ".join(f'<span class="swatch" style="background:{f.fill}"></span> {f.title}' for f in (*FAMILIES, OTHER))
+    key = " ".join(
+        f'<span class="item"><span class="swatch" style="background:{f.fill}"></span>{f.title}</span>'
+        for f in (*FAMILIES, OTHER)
+    )
     halves = "".join(f"<div><h3>{phase}</h3>{_phase(results, phase)}</div>" for phase in PHASES)
     return f'<p class="key">{key}</p><div class="halves">{halves}</div>{_exact(results)}'
 

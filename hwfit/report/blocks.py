@@ -19,9 +19,10 @@ def block_maps(results: Results) -> str:
     if not rows:
         return ""
     used = sorted({p.weight_bits for row in rows for line in row.subnet.precision for p in line})
-    key = "".join(f'<span class="swatch" style="{_paint(bits)}">{bits}</span>' for bits in used)
-    key = f'<p class="key">weight bits {key} <span class="swatch gone"></span> dropped block'
-    key += ' <span class="swatch channel" style="background-color:#3d85bf"></span> one scale a channel, not a group</p>'
+    bits = "".join(f'<span class="swatch" style="{_paint(bits)}">{bits}</span>' for bits in used)
+    channel = f'<span class="swatch channel" style="{_paint(8)}"></span>'
+    items = (f"weight bits {bits}", '<span class="swatch gone"></span>dropped block', f"{channel}one scale a channel")
+    key = '<p class="key">' + " ".join(f'<span class="item">{item}</span>' for item in items) + "</p>"
     return key + f'<div class="maps">{"".join(_map(row, results.blocks) for row in rows)}</div>'
 
 

@@ -6,6 +6,7 @@ import math
 from collections.abc import Sequence
 from itertools import pairwise, product
 
+Point = tuple[float, float]
 Box = tuple[float, float, float, float]  # left, bottom, right, top
 DISTANCES = (8, 16, 28, 44, 64, 90, 120, 160, 220)
 ANGLES = 24
@@ -18,13 +19,11 @@ def overlap(a: Box, b: Box) -> float:
     return width * height if width > 0 and height > 0 else 0.0
 
 
-def place_labels(
-    anchors: Sequence[tuple[float, float]], sizes: Sequence[tuple[float, float]], obstacles: Sequence[Box], frame: Box
-) -> list[Box]:
+def place_labels(anchors: Sequence[Point], sizes: Sequence[Point], obstacles: Sequence[Box], frame: Box) -> list[Box]:
     """A box of each size near its anchor, in pixels: greedy over rings of candidates, crowded anchors first.
 
-    The nearest candidate that leaves `frame`, covers `obstacles` and covers earlier labels least is taken, so labels
-    overlap only where no candidate is free. Obstacles count less than labels.
+    Of the candidates that cover earlier labels and leave `frame` least, the one nearest and clearest of `obstacles`
+    is taken; so labels overlap only where no candidate is free.
     """
     order = sorted(range(len(anchors)), key=lambda i: min(_distances(anchors, i), default=math.inf))
     placed: dict[int, Box] = {}
@@ -32,17 +31,17 @@ def place_labels(
         candidates = [_box(anchors[i], sizes[i], r, a) for r, a in product(DISTANCES, range(ANGLES))]
         others = list(placed.values())
 
-        def cost(box: Box, others: list[Box] = others, anchor: tuple[float, float] = anchors[i]) -> float:
-            covered = sum(overlap(box, o) for o in obstacles) + 10 * sum(overlap(box, o) for o in others)
+        def cost(box: Box, others: list[Box] = others, anchor: Point = anchors[i]) -> tuple[float, float]:
             outside = (box[2] - box[0]) * (box[3] - box[1]) - overlap(box, frame)
+            unreadable = round(outside + sum(overlap(box, o) for o in others), 3)
             far = math.dist(anchor, ((box[0] + box[2]) / 2, (box[1] + box[3]) / 2))
-            return covered + 10 * outside + far
+            return unreadable, far + sum(overlap(box, o) for o in obstacles)
 
         placed[i] = min(candidates, key=cost)
     return [placed[i] for i in range(len(anchors))]
 
 
-def line_boxes(points: Sequence[tuple[float, float]], step: float = 6) -> list[Box]:
+def line_boxes(points: Sequence[Point], step: float = 6) -> list[Box]:
     """Small boxes that cover the line through `points`."""
     boxes: list[Box] = []
     for (x0, y0), (x1, y1) in pairwise(points):
@@ -52,11 +51,11 @@ def line_boxes(points: Sequence[tuple[float, float]], step: float = 6) -> list[B
     return boxes
 
 
-def _distances(anchors: Sequence[tuple[float, float]], i: int) -> list[float]:
+def _distances(anchors: Sequence[Point], i: int) -> list[float]:
     return [math.dist(anchors[i], a) for j, a in enumerate(anchors) if j != i]
 
 
-def _box(anchor: tuple[float, float], size: tuple[float, float], distance: float, step: int) -> Box:
+def _box(anchor: Point, size: Point, distance: float, step: int) -> Box:
     """A box whose edge is `distance` from the anchor in direction `step` of `ANGLES`."""
     angle = 2 * math.pi * step / ANGLES
     dx, dy = math.cos(angle), math.sin(angle)

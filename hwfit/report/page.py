@@ -14,8 +14,9 @@ from hwfit.files import replacing
 from hwfit.report import text
 from hwfit.report.bars import layer_bars, stage_bars
 from hwfit.report.blocks import block_maps
-from hwfit.report.figures import DASHES, PANELS, SHADES, pareto, predictions, trajectories
+from hwfit.report.figures import DASHES, PANELS, SHADES, predictions, trajectories
 from hwfit.report.headline import headline
+from hwfit.report.pareto import pareto
 from hwfit.report.plots import caption, pareto_png
 from hwfit.report.results import KINDS, Results, Row, read_results
 from hwfit.report.style import CSS, SCRIPT

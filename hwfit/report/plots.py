@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patheffects import Normal, Stroke
 from matplotlib.text import Text
-from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+from matplotlib.ticker import FixedFormatter, FixedLocator, NullLocator
 
 from hwfit.report import text
 from hwfit.report.labels import Box, line_boxes, place_labels
@@ -43,6 +43,11 @@ def pareto_figure(results: Results, phase: PhaseName = "decode") -> Figure:
     )
     _decorate(axes, results, phase)
     axes.margins(0.1, 0.14)
+    for axis in (axes.xaxis, axes.yaxis):
+        ticks = text.log_ticks(*axis.get_view_interval())
+        axis.set_major_locator(FixedLocator(list(ticks)))
+        axis.set_major_formatter(FixedFormatter(list(ticks.values())))
+        axis.set_minor_locator(NullLocator())
     canvas.draw()  # fixes the layout, which the labels need in pixels
     figure.set_layout_engine("none")
     _write_names(axes, results, phase, limits)
@@ -105,10 +110,6 @@ def _decorate(axes: Axes, results: Results, phase: PhaseName) -> None:
     axes.set_ylabel("perplexity on held-out text (log scale)")
     axes.set_axisbelow(True)
     axes.grid(which="major", color="#eeeeee", linewidth=0.8)
-    for axis in (axes.xaxis, axes.yaxis):
-        axis.set_major_locator(LogLocator(subs=(1, 1.5, 2, 3, 4, 5, 6, 8)))
-        axis.set_major_formatter(FuncFormatter(lambda v, _: f"{v:,.6g}"))
-        axis.set_minor_formatter(NullFormatter())
     axes.spines[["top", "right"]].set_visible(False)
     looks = [LOOKS[kind] for kind in KINDS if results.of_kind(kind)]
     handles = [

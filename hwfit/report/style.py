@@ -19,14 +19,14 @@ nav { margin: 10px 0; font-size: .9rem; } nav a { margin-right: 14px; color: #11
 .key { font-size: .88rem; color: var(--quiet); max-width: none; line-height: 2; }
 .key > span.item { white-space: nowrap; margin-right: 12px; } .key svg { vertical-align: middle; }
 .numbers { display: none; }
-.swatch { display: inline-block; min-width: 22px; height: 18px; padding: 0 4px; margin: 0 2px 0 8px; font-size: 12px;
+.swatch { display: inline-block; min-width: 22px; height: 18px; padding: 0 4px; margin: 0 5px 0 0; font-size: 12px;
   line-height: 18px; text-align: center; border: 1px solid #aaa; vertical-align: middle; }
 .halves { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 460px), 1fr)); gap: 8px 32px; }
 .halves > * { min-width: 0; } .plot { overflow: hidden; }
 .scroll { overflow-x: auto; }
 table { border-collapse: collapse; font-variant-numeric: tabular-nums; }
 .rows { font-size: .85rem; line-height: 1.3; }
-.rows th, .rows td { padding: 5px 7px; text-align: right; border-bottom: 1px solid var(--line); white-space: nowrap; }
+.rows th, .rows td { padding: 5px 6px; text-align: right; border-bottom: 1px solid var(--line); white-space: nowrap; }
 .rows tr:first-child th { white-space: normal; vertical-align: bottom; border-bottom: 2px solid #888; }
 .rows .left, .rows th:first-child { text-align: left; }
 .rows tr > :first-child { position: sticky; left: 0; background: #fff; z-index: 1; font-weight: 600;
@@ -62,12 +62,13 @@ details { margin: 12px 0; } summary { cursor: pointer; font-size: .9rem; color: 
 @page { size: A4; margin: 12mm; }
 @media print {
   * { print-color-adjust: exact; -webkit-print-color-adjust: exact; }
-  body { max-width: none; padding: 0; font-size: 11px; }
-  nav, .modebar { display: none !important; }
+  html { font-size: 12px; } body { max-width: none; padding: 0; font-size: 12px; }
+  nav { display: none; } p { max-width: none; } .tiles { grid-template-columns: repeat(5, 1fr); gap: 6px; }
   .scroll { overflow: visible; } .rows { font-size: 6.6px; } .rows th, .rows td { padding: 2px 3px; }
   .rows tr > :first-child { min-width: 60px; }
   .rows td { white-space: normal; } .map td i { display: none; }
-  h2 { break-after: avoid; } .plot, figure, .bar, .tile, tr { break-inside: avoid; }
+  h2 { margin-top: 20px; } h2, h3, .quiet, .key { break-after: avoid; }
+  .plot, figure, .bar, .tile, tr { break-inside: avoid; }
   .maps, .halves { grid-template-columns: 1fr 1fr; }
 }
 """
@@ -88,7 +89,7 @@ function draw({place, data, layout}, width = place.clientWidth) {
 const drawAll = () => plots.forEach(plot => draw(plot));
 let waiting;
 addEventListener('resize', () => { clearTimeout(waiting); waiting = setTimeout(drawAll, 150); });
-addEventListener('beforeprint', () => plots.forEach(plot => draw(plot, plot.place.closest('.halves') ? 330 : 690)));
+addEventListener('beforeprint', () => plots.forEach(plot => draw(plot, plot.place.closest('.halves') ? 335 : 702)));
 addEventListener('afterprint', drawAll);
 drawAll();
 """

@@ -74,7 +74,7 @@ def columns(results: Results) -> list[Column]:
         Column("perplexity", lambda row: text.significant(row.perplexity)),
         Column("accuracy %", _accuracy),
         *(Column(f"{task} %", _task(task)) for task in tasks(results)),
-        Column("bits a weight", lambda row: f"{row.weight_bits:.1f}"),
+        Column("bits", lambda row: f"{row.weight_bits:.1f}"),
     ]
     name = Column("model", lambda row: row.name + (" ◄\u00a0picked" if row.picked else ""), number=False)
     return [name, *budget, *phases, *quality]

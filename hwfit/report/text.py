@@ -37,6 +37,25 @@ def significant(value: float, digits: int = 3) -> str:
     return f"{rounded:,.{decimals}f}"
 
 
+def log_ticks(low: float, high: float, most: int = 8) -> dict[float, str]:
+    """Round values within `low`…`high` for a logarithmic axis and what to write at them: 2 to `most` where possible."""
+    steps = [((1, 1.5, 2, 3, 4, 5, 6, 8), 1), ((1, 2, 3, 5, 7), 1), ((1, 2, 5), 1), *(((1,), n) for n in range(1, 9))]
+    candidates = (
+        [d * 10.0**e for e in range(-9, 40) if e % stride == 0 for d in digits if low <= d * 10.0**e <= high]
+        for digits, stride in steps
+    )
+    chosen = next((ticks for ticks in candidates if 2 <= len(ticks) <= most), [low, high])
+    return {tick: _tick(tick) for tick in chosen}
+
+
+def _tick(value: float) -> str:
+    if value >= 1e6:
+        digit, _, power = f"{value:.2g}".partition("e+")
+        exponent = str(int(power)).translate(str.maketrans("0123456789", "⁰¹²³⁴⁵⁶⁷⁸⁹"))
+        return f"10{exponent}" if digit == "1" else f"{digit}·10{exponent}"
+    return f"{float(f'{value:.3g}'):,.6g}"
+
+
 def ms(seconds: float) -> str:
     """Milliseconds to three significant digits, without the unit."""
     return significant(seconds * 1e3)

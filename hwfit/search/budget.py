@@ -60,7 +60,7 @@ class Budget:
 
 
 def format_cost(metric: str, value: float) -> str:
-    return f"{value / 1e6:.1f}MB" if metric == "memory" else f"{value * 1e3:.2f}ms"
+    return f"{value / 1e6:.4g}MB" if metric == "memory" else f"{value * 1e3:.4g}ms"
 
 
 def refuse_infeasible(budgets: Iterable[Budget], fastest: dict[str, float]) -> None:

@@ -31,7 +31,7 @@ SHARED_SHARE = 0.3
 """Share of the original's decode latency around which the shared weights are trained."""
 WARM_STEPS = 300
 WARM_RATE = 0.1
-WARM_TEMPERATURE = 2e-3
+WARM_TEMPERATURE = 2e-4
 
 
 @dataclass(frozen=True)

@@ -90,7 +90,7 @@ def train_shared(
         if (step + 1) % settings.checkpoint_every == 0 or step + 1 == settings.weight_steps:
             tensors = dict(supernet.named_parameters()) | checkpoint.optimizer_tensors(optimizer, "adam")
             checkpoint.save(path, tensors, {"key": key, "step": step + 1})
-        advance(note=f"loss {float(loss):.3f}")
+        advance(note=f"loss {float(loss.detach()):.3f}")
     for p in pairs:
         p.requires_grad_(False)
 
@@ -145,7 +145,7 @@ def optimise_architecture(
             meta = {"key": key, "done": done, "multipliers": constraint.multipliers, "log": [asdict(e) for e in log]}
             checkpoint.save(path, tensors, meta)
         slack = max(v / limits[name] for name, v in seen.items())
-        advance(note=f"loss {float(loss):.3f}, cost {slack:.2f} of budget, entropy {entropy:.2f}")
+        advance(note=f"loss {log[-1].loss:.3f}, cost {slack:.2f} of budget, entropy {entropy:.2f}")
         if done:
             advance(settings.steps - step - 1)
             break
@@ -159,5 +159,5 @@ def priced(costs: Costs, choices: Choices, names: Mapping[str, float]) -> dict[s
 def refuse_nan(loss: Tensor, where: str, path: Path) -> None:
     if not torch.isfinite(loss):
         raise HwfitError(
-            f"loss is {float(loss)} at {where}; the last good state is kept in {path}; lower the learning rate"
+            f"loss is {float(loss.detach())} at {where}; the last good state is kept in {path}; lower the learning rate"
         )

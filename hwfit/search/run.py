@@ -6,6 +6,7 @@ import hashlib
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 
 from hwfit.deploy.bundle import load_bundle, quantise_bundle, save_bundle
@@ -79,9 +80,7 @@ def search_front(
     if len(kept) == len(wanted):
         return {name: kept[name] for name in wanted}
 
-    def cost(subnet: Subnet) -> dict[str, float]:
-        return predicted_cost(latency, workload, subnet)
-
+    cost = partial(predicted_cost, latency, workload)
     refuse_infeasible(wanted.values(), fastest(study.space, study.ordered.block_order, cost))
     searcher = Searcher(study, latency, workload, settings, folder / "checkpoints", progress)
     searcher.train_supernet(key)

@@ -101,7 +101,7 @@ def test_a_cell_stops_when_narrow_and_a_noisy_one_goes_on(clock: Clock):
     assert readings[noisy].summary.samples == Rules().max_rounds
     assert not readings[noisy].narrow
     others = {r.summary.samples for op, r in readings.items() if op != noisy}
-    assert others == {8}
+    assert others == {Rules().min_rounds}
 
 
 def test_time_is_respected(backend: FakeBackend, clock: Clock):

@@ -1,0 +1,83 @@
+"""kill -9 in the middle of profile and of search; the same command again finishes, and nothing measured is redone."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from small_model import write_small_model
+
+from hwfit.deploy.runtime import OnnxModel
+from hwfit.lut_store.table import Table
+from hwfit.subnet import Subnet
+
+pytestmark = pytest.mark.slow
+
+
+def command(*arguments: str) -> list[str]:
+    return [sys.executable, "-m", "hwfit.cli", *map(str, arguments)]
+
+
+def kill_when(arguments: list[str], ready: Callable[[], bool], log: Path, limit: float = 240) -> None:
+    """Start the command, SIGKILL it as soon as `ready()`, and make sure that it had not ended before."""
+    with open(log, "w") as out:
+        process = subprocess.Popen(arguments, stdout=out, stderr=subprocess.STDOUT)
+        start = time.monotonic()
+        while not ready():
+            assert process.poll() is None, log.read_text()
+            assert time.monotonic() - start < limit, log.read_text()
+            time.sleep(0.02)
+        process.send_signal(signal.SIGKILL)
+        assert process.wait() == -signal.SIGKILL
+
+
+def run(arguments: list[str]) -> str:
+    done = subprocess.run(arguments, capture_output=True, text=True, timeout=400)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+def rows(tables: Path) -> int:
+    return sum(len(Table(tables).known(device)) for device in Table(tables).devices())
+
+
+def test_profile_and_search_survive_kill_minus_nine(tmp_path: Path):
+    model, tables, out = write_small_model(tmp_path / "model"), tmp_path / "tables", tmp_path / "run"
+    profile = command("profile", model, "--tables", tables, "--coarse", "--minutes", "1", "--whole-models", "4")
+    parts = Table(tables).parts
+    kill_when(profile, lambda: len(parts()) >= 4, tmp_path / "profile.log")
+    kept, before = parts(), rows(tables)
+    contents = [part.read_bytes() for part in kept]
+    assert before >= 12
+    assert "known before" in (printed := run(profile))
+    assert f" {before} known" in " ".join(printed.split())
+    assert [part.read_bytes() for part in kept] == contents
+
+    whole = Subnet.load(_whole(model, tmp_path))
+    limit = json.loads(run(command("predict", _whole(model, tmp_path), "--tables", tables, "--json")))
+    budget = f"decode={limit['whole.json']['decode']['value'] * 0.6 * 1e6:.1f}us"
+    search = command("search", model, "--budget", budget, "--tables", tables, "--out", out)
+    search += ["--text", str(model / "text.txt"), "--steps", "6", "--distil-steps", "4"]
+    checkpoints = out / "checkpoints"
+    kill_when(search, lambda: any(checkpoints.glob("search-*.safetensors")), tmp_path / "search.log")
+    assert not (out / "subnets").exists()
+    run(search)
+    found = OnnxModel(out / "subnets" / "subnet" / "model.onnx").subnet
+    assert found.params < whole.params or found.mean_weight_bits < whole.mean_weight_bits
+    run(search)  # a third time: everything is there
+
+
+def _whole(model: Path, folder: Path) -> Path:
+    from hwfit.models.llama import load_shape
+    from hwfit.space import Space
+
+    path = folder / "whole.json"
+    space = Space.default(load_shape(model))
+    path.write_text(Subnet.whole(space.shape, "w32", space.embed).to_json())
+    return path
