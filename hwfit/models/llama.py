@@ -36,7 +36,7 @@ def open_model(name: str | Path, progress: bool = True) -> Path:
         if path.exists() or not re.fullmatch(r"[\w.-]+/[\w.-]+", str(name)):
             raise HwfitError(
                 f"model '{name}' is neither a known name, a directory, nor a hub id owner/name; "
-                f"known names: {nearest(str(name), MODELS)}"
+                f"known names {nearest(str(name), MODELS)}"
             )
         path = _from_hub(str(name))
     check_model(path)

@@ -6,6 +6,7 @@ import os
 import subprocess
 import time
 import uuid
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -59,13 +60,15 @@ def profile(
     coarse: bool = False,
     rules: Rules | None = None,
     backend: Backend | None = None,
+    between: Callable[[], None] = lambda: None,
 ) -> ProfileReport:
     """Measure every op of `space` under `workload` on this machine's `device` into the table at `tables`.
 
     Cells that the table already has for this device and protocol are skipped (`UNSTABLE` ones are tried again), so
     the same command resumes after a kill; a kill loses the batch in flight. `minutes` is respected: the coarse cells
     share them evenly (a cell needs about 0.2 s at the least: what finds no time is `left`) and the exact ones take
-    the rest. `coarse=True` leaves the exact ones out.
+    the rest. `coarse=True` leaves the exact ones out. `between` is called after each batch, for what is to be measured
+    in turns with the cells.
     Raises `HwfitError` for an unknown device, an inconsistent space, a bad part, and a folder that cannot be written.
     """
     start = time.monotonic()
@@ -100,6 +103,7 @@ def profile(
             measured += len(rows)
             unstable += sum(row.status == "UNSTABLE" for row in rows)
             advance(len(rows), note=f"{ops[-1].kind} m={ops[-1].m}")
+            between()
     return ProfileReport(
         device=print_.key,
         table=table.path,

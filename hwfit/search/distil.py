@@ -16,6 +16,7 @@ from hwfit.deploy.slice import slice_energy, slice_weights, subnet_config
 from hwfit.kernels.quantise import Grid, clipped_grid, fake_quantise, fake_quantise_activations, minmax_grid, quantise
 from hwfit.precision import Precision
 from hwfit.search import checkpoint
+from hwfit.search.compensate import compensated
 from hwfit.search.forward import Attention, decoder, rms_norm, weight_name
 from hwfit.search.importance import Ordered
 from hwfit.search.mixing import straight_through
@@ -28,9 +29,9 @@ from hwfit.subnet import LINEARS, ModelShape, Subnet
 class DistilSettings:
     """`steps` optimiser steps of `sequences` training sequences each; linear warm-up, cosine decay to a tenth."""
 
-    steps: int = 40
+    steps: int = 32
     sequences: int = 2
-    lr: float = 3e-4
+    lr: float = 1e-4
     warmup: float = 0.1
     checkpoint_every: int = 25
     seed: int = 0
@@ -66,7 +67,7 @@ class Student(nn.Module):
         shape = ModelShape.from_config(config)
         self.subnet, self.dtype = subnet, dtype
         self.config = subnet_config(config, subnet)
-        weights = slice_weights(ordered.weights, shape, subnet)
+        weights = compensated(slice_weights(ordered.weights, shape, subnet), ordered, shape, subnet)
         energy = slice_energy(ordered.energy, shape, subnet)
         self.precision = {
             weight_name(i, name): p

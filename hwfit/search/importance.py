@@ -20,10 +20,16 @@ from hwfit.subnet import LINEARS, ModelShape
 
 @dataclass(frozen=True)
 class Importance:
-    """`energy[module]`: mean square of each input channel. `blocks[b]`: 1 - cos(block input, block output)."""
+    """`energy[module]`: mean square of each input channel. `blocks[b]`: 1 - cos(block input, block output).
+
+    `neuron_peak[b]` is the largest magnitude of each MLP neuron's output in block b, first position included.
+    `moments[module]` is E[x x'] of the inputs, `[k, k]`, of every `o_proj` and `down_proj`.
+    """
 
     energy: dict[str, Tensor]
     blocks: Tensor
+    neuron_peak: tuple[Tensor, ...]
+    moments: dict[str, Tensor]
 
     @property
     def block_order(self) -> tuple[int, ...]:
@@ -38,6 +44,7 @@ class Ordered:
     weights: dict[str, Tensor]
     energy: dict[str, Tensor]
     block_order: tuple[int, ...]
+    moments: dict[str, Tensor]
 
 
 @torch.no_grad()
@@ -52,11 +59,19 @@ def measure_importance(
     shape = ModelShape.from_config(config)
     attention = Attention.of(shape.heads, shape.kv_heads, shape.head_size, config)
     energy: dict[str, Tensor] = {}
+    moments: dict[str, Tensor] = {}
     cosine = torch.zeros(shape.blocks)
     before: dict[int, Tensor] = {}
+    peak = torch.zeros(shape.blocks, shape.mlp)
 
     def project(block: int, names: tuple[str, ...], x: Tensor) -> list[Tensor]:
-        square = x[:, 1:].square().mean((0, 1))
+        if names == ("down_proj",):
+            peak[block] = torch.maximum(peak[block], x.abs().amax((0, 1)))
+        later = x[:, 1:].flatten(0, 1)  # [batch x (seq - 1), k]
+        square = later.square().mean(0)
+        if names in (("o_proj",), ("down_proj",)):
+            module = weight_name(block, names[0])
+            moments[module] = moments.get(module, 0) + later.T @ later / len(later)
         for name in names:
             module = weight_name(block, name)
             energy[module] = energy.get(module, 0) + square
@@ -74,7 +89,8 @@ def measure_importance(
             energy["lm_head"] = energy.get("lm_head", 0) + hidden[:, 1:].square().mean((0, 1))
             advance(len(row))
     batches = -(-len(ids) // 2)
-    return Importance({name: e / batches for name, e in energy.items()}, 1 - cosine / batches)
+    mean = [{name: total / batches for name, total in sums.items()} for sums in (energy, moments)]
+    return Importance(mean[0], 1 - cosine / batches, tuple(peak), mean[1])
 
 
 @torch.no_grad()
@@ -82,8 +98,9 @@ def order_model(weights: Mapping[str, Tensor], shape: ModelShape, importance: Im
     """Permute MLP neurons and KV groups, most important first; the model's function does not change.
 
     A neuron or head channel counts as its mean squared input times the squared norm of the column that reads it.
+    On the way, outlier neurons are made smaller in `up_proj` and larger in `down_proj` (see `smoothing`).
     """
-    out, energy = dict(weights), dict(importance.energy)
+    out, energy, moments = dict(weights), dict(importance.energy), dict(importance.moments)
     d, per_kv = shape.head_size, shape.queries_per_kv
     for block in range(shape.blocks):
         modules = {name: weight_name(block, name) for name in LINEARS}
@@ -102,4 +119,19 @@ def order_model(weights: Mapping[str, Tensor], shape: ModelShape, importance: Im
             key = f"{modules[name]}.weight"
             out[key] = weights[key][:, columns].contiguous()
             energy[modules[name]] = energy[modules[name]][columns]
-    return Ordered(out, energy, importance.block_order)
+            moments[modules[name]] = moments[modules[name]][columns][:, columns]
+        scale = smoothing(importance.neuron_peak[block])[neurons]
+        out[f"{modules['up_proj']}.weight"] /= scale[:, None]
+        out[f"{modules['down_proj']}.weight"] *= scale
+        energy[modules["down_proj"]] = energy[modules["down_proj"]] / scale.square()
+        moments[modules["down_proj"]] = moments[modules["down_proj"]] / (scale[:, None] * scale)
+    return Ordered(out, energy, importance.block_order, moments)
+
+
+def smoothing(peak: Tensor) -> Tensor:
+    """How much smaller to make each neuron, `[mlp]`, so that a few outliers do not set the scale of all activations.
+
+    sqrt(peak / median peak) for the neurons above the median (SmoothQuant, arXiv 2211.10438, with alpha = 1/2): the
+    per-tensor activation scale of W8A8 shrinks with the largest neuron, and `down_proj` takes the factor back.
+    """
+    return (peak / peak.median().clamp_min(1e-12)).clamp_min(1).sqrt()

@@ -25,8 +25,8 @@ Costs = Mapping[str, nn.Module]
 class SearchSettings:
     """Steps and rates. `concentration` is the Dirichlet's, growing from first to last over a budget's steps."""
 
-    weight_steps: int = 16
-    steps: int = 24
+    weight_steps: int = 12
+    steps: int = 16
     sequences: int = 2
     lr_architecture: float = 0.25
     lr_weights: float = 1e-3

@@ -8,8 +8,10 @@ import torch.nn.functional as F
 from search_llama import CONFIG, SHAPE, random_weights, tiny_space
 
 from hwfit.deploy.bundle import dense_weights
+from hwfit.deploy.slice import slice_weights
 from hwfit.models.llama import torch_model
 from hwfit.precision import Precision
+from hwfit.search.compensate import compensated
 from hwfit.search.distil import DistilSettings, Student, distil
 from hwfit.search.importance import measure_importance, order_model
 from hwfit.search.relax import Architecture, reinmax
@@ -168,3 +170,24 @@ def test_distillation_resumes_to_the_same_weights(tmp_path):
     assert got == pytest.approx(want, rel=1e-6)
     for name, weight in whole.state_dict().items():
         assert torch.allclose(weight, resumed.state_dict()[name], atol=1e-7), name
+
+
+def test_compensation_is_the_least_squares_fit_of_the_dropped_inputs():
+    """Against numpy's lstsq on the very activations: the pruned down_proj answers as well as any weights could."""
+    o = ordered()
+    subnet = tiny_space().subnet(64, 4, 16, 64, (0, 1, 2), ((Precision.parse("w32"),) * 7,) * 3, Precision.parse("w32"))
+    pruned = compensated(slice_weights(o.weights, SHAPE, subnet), o, SHAPE, subnet)
+    model = torch_model(CONFIG, o.weights)
+    seen = []
+    model.model.layers[1].mlp.down_proj.register_forward_hook(lambda module, args, y: seen.append((args[0], y)))
+    with torch.no_grad():
+        model(IDS)
+    x, y = (t[:, 1:].flatten(0, 1) for t in seen[0])
+    best = torch.linalg.lstsq(x[:, :64].double(), y.double(), driver="gelsd").solution
+    errors = {
+        "cut": (x[:, :64] @ o.weights["model.layers.1.mlp.down_proj.weight"][:, :64].T - y).square().mean(),
+        "ours": (x[:, :64] @ pruned["model.layers.1.mlp.down_proj.weight"].T - y).square().mean(),
+        "best": (x[:, :64].double() @ best - y.double()).square().mean(),
+    }
+    assert errors["ours"] < 0.5 * errors["cut"]
+    assert errors["ours"] < errors["best"] + 0.05 * errors["cut"]

@@ -1,0 +1,103 @@
+"""Predicted against measured latency of random subnets that were not used in fitting, in turns with the cells."""
+
+from __future__ import annotations
+
+import random
+import tempfile
+from pathlib import Path
+
+import numpy as np
+from scipy.stats import spearmanr
+
+from benchmarks.common import parser, publish
+from hwfit.deploy.bundle import random_bundle
+from hwfit.deploy.onnx_graph import write_onnx
+from hwfit.deploy.runtime import OnnxModel
+from hwfit.kernels.registry import get_backend
+from hwfit.latency_models.lookup import Lookup
+from hwfit.latency_models.whole import WholeModel, fit_overhead
+from hwfit.lut_store.table import Table
+from hwfit.models.llama import load_config, load_shape, open_model
+from hwfit.profiler.anchor import Anchor
+from hwfit.profiler.device import fingerprint
+from hwfit.profiler.protocol import Rules
+from hwfit.profiler.run import profile
+from hwfit.profiler.subnets import max_tokens
+from hwfit.profiler.whole import time_models
+from hwfit.progress import track
+from hwfit.space import Space
+from hwfit.workload import PHASES, Workload
+
+
+def main() -> None:
+    arguments = parser(__doc__)
+    arguments.add_argument("--model", default="smollm2-135m")
+    arguments.add_argument("--n", type=int, default=12, help="subnets to predict")
+    arguments.add_argument("--fit", type=int, default=10, help="other subnets to fit the overhead on")
+    arguments.add_argument("--every", type=int, default=7, help="batches of cells between two timings of all models")
+    arguments.add_argument("--seconds", type=float, default=Rules().seconds, help="seconds a cell")
+    options = arguments.parse_args()
+    model = open_model(options.model)
+    config, space, workload = load_config(model), Space.default(load_shape(model)), Workload()
+    rng = random.Random(2024)
+    subnets = [space.sample(rng) for _ in range(options.fit + options.n)]
+    device = fingerprint("cpu")
+    with tempfile.TemporaryDirectory() as folder:
+        table = Table(Path(folder) / "table")
+        models = {}
+        with track(len(subnets), "Deploying") as advance:
+            for i, subnet in enumerate(subnets):
+                path = write_onnx(random_bundle(subnet, config, i), Path(folder) / "m.onnx", max_tokens(workload))
+                models[str(i)] = OnnxModel(path)
+                advance()
+        passes: list[dict[str, dict[str, float]]] = []
+        batches = 0
+
+        def time_all() -> None:
+            anchor = Anchor.of_table(get_backend("cpu"), device, table)
+            times = time_models(models, workload, 0.0, anchor)
+            passes.append({name: {p: t.p10 for p, t in by_phase.items()} for name, by_phase in times.items()})
+
+        def between() -> None:
+            nonlocal batches
+            batches += 1
+            if batches % options.every == 1:
+                time_all()
+
+        report = profile(
+            space, workload, "cpu", table, coarse=True, rules=Rules(seconds=options.seconds), between=between
+        )
+        time_all()
+        lookup = Lookup.fit(table.read(device.key), device.key)
+        measured = [
+            {p: float(np.median([run[str(i)][p] for run in passes])) for p in PHASES} for i in range(len(subnets))
+        ]
+        fit = range(options.fit)
+        runs = [(subnets[i], workload.phase(p), measured[i][p]) for i in fit for p in PHASES]
+        predictor = WholeModel(lookup, fit_overhead(lookup, runs))
+        figures = {"cells": float(report.measured), "unstable": float(report.unstable), "passes": float(len(passes))}
+        for phase in PHASES:
+            held_out = range(options.fit, len(subnets))
+            want = np.array([measured[i][phase] for i in held_out])
+            got = np.array([predictor.predict(subnets[i], workload.phase(phase)).value for i in held_out])
+            error = got / want - 1
+            figures |= {
+                f"{phase}.mape": float(np.abs(error).mean()),
+                f"{phase}.worst": float(np.abs(error).max()),
+                f"{phase}.bias": float(error.mean()),
+                f"{phase}.spearman": float(spearmanr(got, want).statistic),  # pyright: ignore[reportAttributeAccessIssue]
+                f"{phase}.fastest_ms": float(want.min() * 1e3),
+                f"{phase}.slowest_ms": float(want.max() * 1e3),
+                f"{phase}.pass_spread": _spread(passes, phase),
+            }
+    publish("whole_model", figures, options.json)
+
+
+def _spread(passes: list[dict[str, dict[str, float]]], phase: str) -> float:
+    """Median over models of (largest - smallest) / median between the passes: how well a measurement repeats."""
+    values = np.array([[run[name][phase] for run in passes] for name in passes[0]])
+    return float(np.median((values.max(1) - values.min(1)) / np.median(values, 1)))
+
+
+if __name__ == "__main__":
+    main()
