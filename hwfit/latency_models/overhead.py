@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import json
 import math
-import os
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
 from hwfit.errors import HwfitError
+from hwfit.files import write_text
 from hwfit.workload import PHASES, PhaseName
 
 FORMAT = 1
@@ -71,15 +71,7 @@ class Overhead:
 
     def save(self, path: Path) -> None:
         """Written to a temporary name, synced, renamed."""
-        temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-        try:
-            with temporary.open("w") as file:
-                file.write(self.to_json())
-                file.flush()
-                os.fsync(file.fileno())
-            temporary.replace(path)
-        finally:
-            temporary.unlink(missing_ok=True)
+        write_text(path, self.to_json())
 
     @classmethod
     def load(cls, path: Path) -> Overhead:

@@ -76,8 +76,8 @@ def principal_basis(config: Mapping[str, Any], weights: Mapping[str, Tensor], to
 
     places = [*model.model.layers, model.model.norm]
     hooks = [place.register_forward_pre_hook(gather) for place in places]
-    for row in tokens:
-        model.model(row[None], use_cache=False)
+    for rows in tokens.split(8):
+        model.model(rows, use_cache=False)
     for hook in hooks:
         hook.remove()
     basis = torch.linalg.eigh(covariance).eigenvectors.flip(1)  # columns, greatest variance first

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from pathlib import Path
 from typing import Any
 
@@ -14,19 +13,15 @@ from safetensors import SafetensorError
 from torch import Tensor
 
 from hwfit.errors import HwfitError
+from hwfit.files import replacing
 
 
 def save(path: Path, tensors: dict[str, Tensor], meta: dict[str, Any]) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(path.name + ".tmp")
     contiguous = {name: t.detach().contiguous() for name, t in tensors.items()}
     try:
-        safetensors.torch.save_file(contiguous, temporary, metadata={"hwfit": json.dumps(meta)})
-        with open(temporary, "rb") as file:
-            os.fsync(file.fileno())
-        temporary.replace(path)
+        with replacing(path) as temporary:
+            safetensors.torch.save_file(contiguous, temporary, metadata={"hwfit": json.dumps(meta)})
     except (OSError, SafetensorError) as error:
-        temporary.unlink(missing_ok=True)
         raise HwfitError(
             f"{path}: cannot write the checkpoint ({error}); free disk space and run the same command"
         ) from error

@@ -29,15 +29,15 @@ class MixedLinear(nn.Module):
         count = len(self.precisions)
         self.down = nn.Parameter(torch.randn(count, rank, k, generator=generator) / k**0.5)  # A
         self.up = nn.Parameter(torch.zeros(count, n, rank))  # B
-        self.bank: list[Tensor] = []
+        self.bank = torch.empty(0)  # [precisions, n, k], the quantised copies
 
     @torch.no_grad()
     def refresh(self, dtype: torch.dtype) -> None:
         """Requantise every copy from the current low-rank pairs."""
-        self.bank = []
+        self.bank = torch.empty(len(self.precisions), *self.weight.shape, dtype=dtype)
         for i, (p, grid) in enumerate(zip(self.precisions, self.grids, strict=True)):
             dense = torch.addmm(self.weight, self.up[i], self.down[i]) if self.up[i].any() else self.weight
-            self.bank.append((dense if grid is None else fake_quantise(dense, p, grid)).to(dtype))
+            self.bank[i] = dense if grid is None else fake_quantise(dense, p, grid)
 
     def mixed(self, alpha: Tensor) -> Tensor:
         """The mixed weight `[n, k]` for precision probabilities `alpha[precisions]`."""
@@ -48,14 +48,10 @@ class _Mix(torch.autograd.Function):
     """Weighted sum of quantised copies; straight-through to the low-rank pairs, exact in alpha."""
 
     @staticmethod
-    def forward(ctx: Any, alpha: Tensor, down: Tensor, up: Tensor, bank: list[Tensor]) -> Tensor:
+    def forward(ctx: Any, alpha: Tensor, down: Tensor, up: Tensor, bank: Tensor) -> Tensor:
         ctx.save_for_backward(alpha, down, up)
         ctx.bank = bank
-        live = [(a, q) for a, q in zip(alpha.tolist(), bank, strict=True) if a > 0]
-        out = live[0][1] * live[0][0]
-        for a, q in live[1:]:
-            out.add_(q, alpha=a)
-        return out
+        return (alpha.to(bank.dtype) @ bank.flatten(1)).view(bank.shape[1:])
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, Tensor | None, Tensor | None, None]:
@@ -63,12 +59,7 @@ class _Mix(torch.autograd.Function):
         alpha, down, up = ctx.saved_tensors
         grad_alpha = grad_down = grad_up = None
         if ctx.needs_input_grad[0]:
-            flat = grad.flatten()
-            dots = [
-                torch.dot(flat, q.flatten()) if a > 0 else grad.new_zeros(())
-                for a, q in zip(alpha, ctx.bank, strict=True)
-            ]
-            grad_alpha = torch.stack(dots).to(alpha.dtype)
+            grad_alpha = (ctx.bank.flatten(1) @ grad.flatten()).to(alpha.dtype)
         if ctx.needs_input_grad[1]:
             wide = grad.to(down.dtype)
             grad_up = alpha[:, None, None] * torch.einsum("nk,prk->pnr", wide, down)

@@ -23,8 +23,8 @@ class StudySettings:
     """Sequences of `seq` tokens for weight steps and distillation, for architecture steps, and for calibration."""
 
     seq: int = 256
-    train: int = 160
-    validation: int = 32
+    train: int = 96
+    validation: int = 24
     calibration: int = 8
     seed: int = 0
 

@@ -13,6 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from hwfit.files import replacing
 from hwfit.progress import track
 from hwfit.search.forward import Attention, plain_forward
 from hwfit.subnet import ModelShape
@@ -62,9 +63,8 @@ def make_targets(
                 logprob, index = logits.log_softmax(-1).topk(top, -1)
                 part = {"index": index.int(), "logprob": logprob.contiguous()}
                 if path:
-                    path.parent.mkdir(parents=True, exist_ok=True)
-                    safetensors.torch.save_file(part, path.with_suffix(".tmp"))
-                    path.with_suffix(".tmp").replace(path)
+                    with replacing(path) as temporary:
+                        safetensors.torch.save_file(part, temporary)
             parts.append(part)
             advance(len(rows))
     return Targets(ids, torch.cat([p["index"] for p in parts]).long(), torch.cat([p["logprob"] for p in parts]))

@@ -40,7 +40,7 @@ def tiny_llama(tied: bool = False, seed: int = 0, hidden: int = 48) -> LlamaForC
 
 
 def byte_tokenizer() -> PreTrainedTokenizerFast:
-    """One token a byte, after `<|endoftext|>` (0), `<|im_start|>` (1), `<|im_end|>` (2) and 256 bytes; last comes "th"."""
+    """`<|endoftext|>` (0), `<|im_start|>` (1), `<|im_end|>` (2), one token a byte, and a "th" it never makes."""
     special = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
     tokenizer = Tokenizer(models.BPE({token: i for i, token in enumerate([*special, *BYTES, "th"])}, []))
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)

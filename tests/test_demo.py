@@ -1,0 +1,55 @@
+"""`hwfit demo --quick` on the real model and this machine: every stage, row and file, in under four minutes."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from hwfit.models.fetch import fetch
+from hwfit.report.results import read_results
+from hwfit.subnet import Subnet
+
+pytestmark = pytest.mark.slow
+LIMIT = 240
+
+
+def demo(*arguments: object) -> str:
+    command = [sys.executable, "-m", "hwfit.cli", "demo", "--quick", *map(str, arguments)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=1200)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+def test_quick_demo_passes_through_every_stage_and_resumes(tmp_path: Path):
+    fetch("smollm2-135m")
+    out, tables = tmp_path / "run", tmp_path / "tables"
+    start = time.monotonic()
+    printed = demo("--out", out, "--tables", tables)
+    seconds = time.monotonic() - start
+
+    results = read_results(out)
+    kinds = [row.kind for row in results.rows]
+    assert kinds.count("joint") >= 4
+    assert {"original", "uniform", "sequential"} <= set(kinds)
+    for row in results.rows:
+        assert row.name in printed
+        for timing in (row.decode, row.prefill):
+            assert timing.predicted is not None
+            assert 0 < timing.low <= timing.high
+        assert row.size_bytes == (out / "subnets" / row.name / "model.onnx").stat().st_size
+        assert set(row.accuracy) == {"piqa", "arc_easy", "hellaswag"}
+        assert Subnet.load(out / "subnets" / row.name / "subnet.json") == row.subnet
+    for file in ("pareto.png", "report.html", "table.md", "table.csv"):
+        assert (out / file).stat().st_size > 500
+    trained = json.loads((out / "subnets" / "uniform w4" / "distilled.json").read_text())
+    assert len(trained["losses"]) == 1
+    assert seconds < LIMIT, f"{seconds:.0f} s: {results.stages}"
+
+    graphs = {p: p.stat().st_mtime_ns for p in out.glob("subnets/*/model.onnx")}
+    demo("--out", out, "--tables", tables)
+    assert {p: p.stat().st_mtime_ns for p in out.glob("subnets/*/model.onnx")} == graphs
