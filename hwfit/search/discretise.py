@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-import torch
 from torch import Tensor
 
 from hwfit.errors import HwfitError
@@ -43,6 +42,8 @@ class Picked:
 
 
 WIDTHS = ("hidden", "heads", "head_size", "mlp", "depth")
+LEAST = 1e-5
+"""Nats below which two choices count as equally good."""
 
 
 def most_likely(choices: Choices) -> Picked:
@@ -54,7 +55,7 @@ def most_likely(choices: Choices) -> Picked:
 
 def repair(
     picked: Picked,
-    choices: Choices,
+    damage: Choices,
     space: Space,
     block_order: Sequence[int],
     cost: Cost,
@@ -63,16 +64,17 @@ def repair(
 ) -> Picked:
     """Change one choice at a time until every limit holds, then spend what slack is left.
 
-    Going down, the next move is the one that loses the least log-probability per share of excess cost removed; going
-    up, the one that gains the most log-probability and still fits. Raises `HwfitError` if nothing smaller exists.
+    `damage` is what each choice costs on its own (nats, shaped like `Choices`). Going down, the next move is the one
+    that adds the least damage per share of excess cost removed; going up, the one that takes the most away and still
+    fits. Raises `HwfitError` if nothing smaller exists.
     """
-    score = {axis: getattr(choices, axis).clamp_min(1e-9).log() for axis in (*WIDTHS, "lm_head", "precision")}
+    score = {axis: -getattr(damage, axis) for axis in (*WIDTHS, "lm_head", "precision")}
 
     def excess(costs: Mapping[str, float]) -> float:
         return sum(max(0.0, costs[name] / limit - 1) for name, limit in limits.items())
 
     def moves() -> Iterator[tuple[float, Picked, float]]:
-        """(gain in log-probability, pick, excess) of every change of one choice."""
+        """(damage taken away, pick, excess) of every change of one choice."""
         here = cost(picked.subnet(space, block_order))
         known: dict[tuple[int, int, int], Mapping[str, float]] = {}
         for gain, move, alike in _moves(picked, score, space, block_order, precision_moves):
@@ -86,11 +88,13 @@ def repair(
 
     over = excess(cost(picked.subnet(space, block_order)))
     while over > 0:
-        lighter = [(max(-gain, 1e-3) / (over - left), move, left) for gain, move, left in moves() if left < over - 1e-9]
+        lighter = [
+            (max(-gain, LEAST) / (over - left), move, left) for gain, move, left in moves() if left < over - 1e-9
+        ]
         if not lighter:
             raise HwfitError(f"no smaller subnet of this space meets {dict(limits)}; allowed: a larger budget")
         _, picked, over = min(lighter, key=lambda option: option[0])
-    while better := [(gain, move) for gain, move, left in moves() if gain > 1e-6 and left == 0]:
+    while better := [(gain, move) for gain, move, left in moves() if gain > LEAST and left == 0]:
         picked = max(better, key=lambda pair: pair[0])[1]
     return picked
 
@@ -98,7 +102,7 @@ def repair(
 def _moves(
     picked: Picked, score: dict[str, Tensor], space: Space, block_order: Sequence[int], precision_moves: bool
 ) -> Iterator[tuple[float, Picked, tuple[int, int, int] | None]]:
-    """(log-probability gained, pick, key) of every pick that differs on one axis; widths step to a neighbour.
+    """(damage taken away, pick, key) of every pick that differs on one axis; widths step to a neighbour.
 
     Moves with the same key change the cost by the same amount: the same linear, at the same widths, in any block.
     """
@@ -124,20 +128,6 @@ def _moves(
                     yield table[block][i][to] - table[block][i][was], replace(picked, precision=rows), (i, was, to)
 
 
-def precision_index(space: Space, name: str) -> int:
-    """Position of a precision in the space. Raises `HwfitError` naming those it has."""
-    names = [p.name for p in space.precisions]
-    if name not in names:
-        raise HwfitError(f"precision '{name}' is not in this space; allowed: {', '.join(names)}")
-    return names.index(name)
-
-
 def with_precision(picked: Picked, index: int) -> Picked:
     """The same architecture at one precision everywhere."""
     return replace(picked, precision=tuple((index,) * len(LINEARS) for _ in picked.precision), lm_head=index)
-
-
-def uniform_choices(choices: Choices) -> Choices:
-    """The same widths with no preference among precisions."""
-    flat = torch.full_like(choices.precision, 1 / choices.precision.shape[-1])
-    return replace(choices, precision=flat, lm_head=torch.full_like(choices.lm_head, 1 / choices.lm_head.shape[-1]))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,21 +28,26 @@ from hwfit.subnet import LINEARS, ModelShape, Subnet
 
 @dataclass(frozen=True)
 class DistilSettings:
-    """`steps` optimiser steps of `sequences` training sequences each; linear warm-up, cosine decay to a tenth."""
+    """`steps` optimiser steps of `sequences` training sequences each; linear warm-up, cosine decay to a tenth.
+
+    `lr` is for a student one nat or more away from its teacher and shrinks in proportion below: Adam's steps do not
+    get smaller with the gradient, and would only shake a student that is almost there.
+    """
 
     steps: int = 32
     sequences: int = 2
-    lr: float = 1e-4
+    lr: float = 2e-4
     warmup: float = 0.1
     checkpoint_every: int = 25
     seed: int = 0
 
-    def rate(self, step: int) -> float:
-        ramp = max(1, round(self.warmup * self.steps))
+    def rate(self, step: int, start: float) -> float:
+        """Learning rate of a step for a student whose loss was `start` at first."""
+        lr, ramp = self.lr * min(1.0, start), max(1, round(self.warmup * self.steps))
         if step < ramp:
-            return self.lr * (step + 1) / ramp
-        done = torch.tensor((step - ramp) / max(1, self.steps - ramp))
-        return float(self.lr * (0.1 + 0.45 * (1 + torch.cos(torch.pi * done))))
+            return lr * (step + 1) / ramp
+        done = (step - ramp) / max(1, self.steps - ramp)
+        return lr * (0.1 + 0.45 * (1 + math.cos(math.pi * done)))
 
 
 class _QuantisedWeight(torch.autograd.Function):
@@ -149,11 +155,11 @@ def distil(
         losses = meta["losses"]
         advance(len(losses))
     for step in range(len(losses), settings.steps):
-        for group in optimizer.param_groups:
-            group["lr"] = settings.rate(step)
         rows = batch(train, settings.sequences, step, settings.seed + 2)
         loss = distillation_loss(student(rows.ids), rows)
         refuse_nan(loss, f"distillation step {step}", path or Path("-"))
+        for group in optimizer.param_groups:
+            group["lr"] = settings.rate(step, losses[0] if losses else float(loss.detach()))
         optimizer.zero_grad()
         loss.backward()
         nn.utils.clip_grad_norm_(params, 1.0)

@@ -10,7 +10,7 @@ import torch
 
 from hwfit.errors import HwfitError
 from hwfit.latency_models.choices import one_hot
-from hwfit.latency_models.differentiable import Choices, ExpectedCost, expected_memory
+from hwfit.latency_models.differentiable import ExpectedCost, expected_memory
 from hwfit.latency_models.memory import memory
 from hwfit.latency_models.whole import WholeModel
 from hwfit.progress import track
@@ -36,7 +36,7 @@ WARM_TEMPERATURE = 2e-4
 
 @dataclass(frozen=True)
 class Found:
-    """One searched subnet: the budget it is for, the probabilities it came from, and how it was found.
+    """One searched subnet: the budget it is for, and how it was found.
 
     `limits` are what the predictor was asked for; re-measuring tightens them when the device disagrees.
     """
@@ -44,7 +44,6 @@ class Found:
     name: str
     budget: Budget
     picked: Picked
-    choices: Choices
     subnet: Subnet
     limits: dict[str, float]
     log: tuple[StepLog, ...]
@@ -162,13 +161,15 @@ class Searcher:
                 f"{key} {name}",
                 advance,
             )
-        options = []
+        options, harm = [], self.damage.table
         for choices in (first, architecture.mean().map(torch.Tensor.detach)):
-            picked = repair(most_likely(choices), choices, space, self.order, self.cost, limits, precision_moves)
-            options.append((self.loss(picked.subnet(space, self.order)), picked, choices))
-        _, picked, choices = min(options, key=lambda option: option[0])
+            picked = repair(
+                most_likely(choices), self.damage.table, space, self.order, self.cost, limits, precision_moves
+            )
+            options.append((self.loss(picked.subnet(space, self.order)), picked))
+        _, picked = min(options, key=lambda option: option[0])
         subnet = picked.subnet(space, self.order)
-        return Found(name, budget, picked, choices, subnet, limits, tuple(log), precision_moves)
+        return Found(name, budget, picked, subnet, limits, tuple(log), precision_moves)
 
     def _quantised(self, found: Found, precisions: Sequence[int]) -> Found:
         """`found` at the one of `precisions` with the lowest loss; widths and depth give way until the budget holds."""
@@ -177,7 +178,7 @@ class Searcher:
         for index in precisions:
             start = with_precision(found.picked, index)
             try:
-                picked = repair(start, found.choices, space, self.order, self.cost, limits, precision_moves=False)
+                picked = repair(start, self.damage.table, space, self.order, self.cost, limits, precision_moves=False)
             except HwfitError:
                 continue
             options.append((self.loss(picked.subnet(space, self.order)), picked))
@@ -201,7 +202,7 @@ class Searcher:
             for m, limit in found.budget.limits
         }
         space = self.study.space
-        picked = repair(found.picked, found.choices, space, self.order, self.cost, limits, found.precision_moves)
+        picked = repair(found.picked, self.damage.table, space, self.order, self.cost, limits, found.precision_moves)
         return replace(found, picked=picked, subnet=picked.subnet(space, self.order), limits=limits)
 
 

@@ -25,7 +25,7 @@ Costs = Mapping[str, nn.Module]
 class SearchSettings:
     """Steps and rates. `concentration` is the Dirichlet's, growing from first to last over a budget's steps."""
 
-    weight_steps: int = 12
+    weight_steps: int = 8
     steps: int = 16
     sequences: int = 2
     lr_architecture: float = 0.25
