@@ -79,9 +79,10 @@ def search(
     precision: Precisions = None,
     steps: Annotated[int, typer.Option(help="Architecture steps", min=1)] = 16,
     distil_steps: Annotated[int, typer.Option(help="Distillation steps", min=0)] = 32,
+    front: Annotated[int, typer.Option(help="Budgets to search: the given one and looser ones, x1.25 each", min=1)] = 1,
 ) -> None:
     """Search MODEL for the best subnet under every --budget at once, distil it and export it."""
-    _commands().search(model, budget, out, device, tables, text, precision or (), steps, distil_steps)
+    _commands().search(model, budget, out, device, tables, text, precision or (), steps, distil_steps, front)
 
 
 @app.command()

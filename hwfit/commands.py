@@ -46,6 +46,7 @@ from hwfit.subnet import Subnet
 from hwfit.workload import PHASES, PhaseName, Workload
 
 FORMATS = ("onnx", "hf")
+FRONT_STEP = 1.25
 out_console = Console()
 
 
@@ -121,8 +122,12 @@ def search(
     precision: Sequence[str] = (),
     steps: int = 16,
     distil_steps: int = 32,
+    front: int = 1,
 ) -> dict[str, Path]:
-    """Search MODEL for the best subnet under every --budget at once, distil it and export it to OUT."""
+    """Search MODEL for the best subnet under every --budget at once, distil it and export it to OUT.
+
+    `front` > 1 adds looser budgets from the same supernet, each `FRONT_STEP` times the one before.
+    """
     limits = Budget.parse(budget)
     path = open_model(model)
     config, workload = load_config(path), Workload()
@@ -138,7 +143,10 @@ def search(
         return {name: {phase: t.p10 for phase, t in by_phase.items()} for name, by_phase in times.items()}
 
     settings = SearchSettings(steps=steps)
-    choices = search_front(study, latency, workload, {"subnet": limits}, measure, settings, out)
+    budgets = {
+        "subnet" if i == 0 else f"subnet x{FRONT_STEP**i:.3g}": limits.scaled(FRONT_STEP**i) for i in range(front)
+    }
+    choices = search_front(study, latency, workload, budgets, measure, settings, out)
     folders = distil_all(study, choices, DistilSettings(steps=distil_steps), out)
     for name, folder in folders.items():
         deploy(folder, path, folder, max(512, max_tokens(workload)))
@@ -172,7 +180,7 @@ def export(folder: Path, out: Path | None = None, format: str = "onnx") -> Path:
     """Write the bundle in FOLDER as an ONNX graph or as a plain Hugging Face directory."""
     if format not in FORMATS:
         raise HwfitError(f"--format '{format}' is unknown; {nearest(format, FORMATS)}")
-    bundle, target = load_bundle(folder), out or folder / ("hf" if format == "hf" else "")
+    bundle, target = load_bundle(folder), out or (folder / "hf" if format == "hf" else folder)
     path = write_hf(bundle, folder, target) if format == "hf" else deploy(bundle, folder, target) / ONNX
     out_console.print(str(path), soft_wrap=True)
     return path

@@ -30,7 +30,8 @@ def copy_tokenizer(model: Path, folder: Path) -> None:
     if not found:
         raise HwfitError(f"{model}: no tokenizer; one of {', '.join(TOKENIZER_FILES[:2])} is needed")
     for file in found:
-        shutil.copyfile(file, folder / file.name)
+        if file.parent.resolve() != folder.resolve():
+            shutil.copyfile(file, folder / file.name)
 
 
 def onnx_path(folder: Path) -> Path:

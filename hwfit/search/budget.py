@@ -46,11 +46,12 @@ class Budget:
         raise_all(problems)
         return cls(tuple(sorted(limits.items())))
 
-    def __getitem__(self, metric: str) -> float:
-        return dict(self.limits)[metric]
-
     def as_dict(self) -> dict[str, float]:
         return dict(self.limits)
+
+    def scaled(self, factor: float) -> Budget:
+        """Every limit times `factor`."""
+        return Budget(tuple((metric, limit * factor) for metric, limit in self.limits))
 
     def within(self, costs: dict[str, float], tolerance: float = 0.0) -> bool:
         return all(costs[metric] <= limit * (1 + tolerance) for metric, limit in self.limits)

@@ -163,9 +163,7 @@ class Searcher:
             )
         options, harm = [], self.damage.table
         for choices in (first, architecture.mean().map(torch.Tensor.detach)):
-            picked = repair(
-                most_likely(choices), self.damage.table, space, self.order, self.cost, limits, precision_moves
-            )
+            picked = repair(most_likely(choices), harm, space, self.order, self.cost, limits, precision_moves)
             options.append((self.loss(picked.subnet(space, self.order)), picked))
         _, picked = min(options, key=lambda option: option[0])
         subnet = picked.subnet(space, self.order)
