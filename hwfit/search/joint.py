@@ -16,6 +16,7 @@ from hwfit.latency_models.whole import WholeModel
 from hwfit.progress import track
 from hwfit.search.budget import Budget
 from hwfit.search.discretise import Cost, Picked, most_likely, repair, with_precision
+from hwfit.search.knapsack import best_by_damage
 from hwfit.search.lagrangian import AugmentedLagrangian
 from hwfit.search.optimise import SearchSettings, StepLog, optimise_architecture, priced, train_shared
 from hwfit.search.relax import Architecture
@@ -119,7 +120,7 @@ class Searcher:
             constraint.update({name: c.detach() for name, c in costs.items()}, rate=0.05)
 
     def find(self, name: str, budget: Budget, key: str) -> Found:
-        """Search one budget: warm start on the damage model, refine on the real loss, repair both, keep the better."""
+        """Search one budget: warm start on the damage model, refine on the real loss, repair, keep the best."""
         return self._find(name, budget, budget.as_dict(), Architecture(self.study.space), key)
 
     def find_sequential(self, name: str, budget: Budget, key: str) -> Found:
@@ -161,13 +162,19 @@ class Searcher:
                 f"{key} {name}",
                 advance,
             )
-        options, harm = [], self.damage.table
-        for choices in (first, architecture.mean().map(torch.Tensor.detach)):
-            picked = repair(most_likely(choices), harm, space, self.order, self.cost, limits, precision_moves)
-            options.append((self.loss(picked.subnet(space, self.order)), picked))
-        _, picked = min(options, key=lambda option: option[0])
+        starts = [most_likely(choices) for choices in (first, architecture.mean().map(torch.Tensor.detach))]
+        picked = self._best(starts, limits, precision_moves)
         subnet = picked.subnet(space, self.order)
         return Found(name, budget, picked, subnet, limits, tuple(log), precision_moves)
+
+    def _best(self, starts: Sequence[Picked], limits: Mapping[str, float], precision_moves: bool) -> Picked:
+        """Of the repaired `starts` and the damage model's own best, the one with the lowest validation loss."""
+        space, harm = self.study.space, self.damage.table
+        allowed = None if precision_moves else [starts[0].lm_head]
+        own = best_by_damage(harm, space, self.order, self.cost, limits, allowed)
+        picks = [repair(p, harm, space, self.order, self.cost, limits, precision_moves) for p in starts]
+        picks += [repair(own, harm, space, self.order, self.cost, limits, precision_moves)] if own else []
+        return min(dict.fromkeys(picks), key=lambda p: self.loss(p.subnet(space, self.order)))
 
     def _quantised(self, found: Found, precisions: Sequence[int]) -> Found:
         """`found` at the one of `precisions` with the lowest loss; widths and depth give way until the budget holds."""
@@ -200,7 +207,10 @@ class Searcher:
             for m, limit in found.budget.limits
         }
         space = self.study.space
-        picked = repair(found.picked, self.damage.table, space, self.order, self.cost, limits, found.precision_moves)
+        if found.precision_moves:
+            picked = self._best([found.picked], limits, True)
+        else:
+            picked = repair(found.picked, self.damage.table, space, self.order, self.cost, limits, False)
         return replace(found, picked=picked, subnet=picked.subnet(space, self.order), limits=limits)
 
 

@@ -1,0 +1,108 @@
+"""Knapsack: the subnet that the additive damage model likes best under a budget, over all widths and precisions.
+
+Given widths and depth, costs and damages of the precisions add up over linears, so one multiplier decides them all
+(Everett 1963): each linear takes the precision with the least damage + multiplier x cost. Widths are enumerated, least
+harmful first, and enumeration ends where the widths alone are worse than the best whole found.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from itertools import product
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hwfit.latency_models.differentiable import Choices
+from hwfit.search.discretise import WIDTHS, Cost, Picked
+from hwfit.space import Space
+from hwfit.subnet import LINEARS
+
+Array = NDArray[np.float64]
+BISECTIONS = 50
+
+
+def best_by_damage(
+    damage: Choices,
+    space: Space,
+    block_order: Sequence[int],
+    cost: Cost,
+    limits: Mapping[str, float],
+    allowed: Sequence[int] | None = None,
+) -> Picked | None:
+    """The pick of least total damage whose `cost` keeps every limit; None if there is none.
+
+    `allowed` restricts the precisions, as indices into the space's. Near optimal in the additive model: what one
+    multiplier leaves unspent is at most one linear's step.
+    """
+    options = list(range(len(space.precisions)) if allowed is None else allowed)
+    tables = {axis: getattr(damage, axis).double().numpy() for axis in (*WIDTHS, "precision", "lm_head")}
+    widths = list(product(*(range(len(tables[axis])) for axis in WIDTHS)))
+    harm = [float(sum(tables[axis][i] for axis, i in zip(WIDTHS, choice, strict=True))) for choice in widths]
+    best: tuple[float, Picked] | None = None
+    for i in np.argsort(harm, kind="stable"):
+        if best and harm[i] >= best[0]:
+            break
+        start = Picked(
+            **dict(zip(WIDTHS, widths[i], strict=True)),
+            precision=((options[0],) * len(LINEARS),) * space.shape.blocks,
+            lm_head=options[0],
+        )
+        found = _precisions(start, options, tables, space, block_order, cost, limits)
+        if found and (best is None or harm[i] + found[0] < best[0]):
+            best = harm[i] + found[0], found[1]
+    return best[1] if best else None
+
+
+def _precisions(
+    start: Picked,
+    options: list[int],
+    tables: Mapping[str, Array],
+    space: Space,
+    block_order: Sequence[int],
+    cost: Cost,
+    limits: Mapping[str, float],
+) -> tuple[float, Picked] | None:
+    """Least damage and its pick at the widths of `start`."""
+    kept = sorted(block_order[: space.depth[start.depth]])
+
+    def shares(picked: Picked) -> Array:
+        costs = cost(picked.subnet(space, block_order))
+        return np.array([costs[name] / limit for name, limit in limits.items()])
+
+    here = shares(start)
+    # share of each limit that a precision adds, by linear kind (the same in every block): [limits, kinds, options]
+    moved = np.zeros((len(limits), len(LINEARS) + 1, len(options)))
+    first, row = kept[0], start.precision[kept[0]]
+    for o, option in enumerate(options[1:], 1):
+        for j in range(len(LINEARS)):
+            changed = (*row[:j], option, *row[j + 1 :])
+            rows = (*start.precision[:first], changed, *start.precision[first + 1 :])
+            moved[:, j, o] = shares(replace(start, precision=rows)) - here
+        moved[:, -1, o] = shares(replace(start, lm_head=option)) - here
+    harm = tables["precision"][np.ix_(kept, range(len(LINEARS)), options)]  # [blocks, kinds, options]
+    harm = np.concatenate([harm.reshape(-1, len(options)), tables["lm_head"][None, options]])
+    moved = np.concatenate(
+        [np.tile(moved[:, :-1], (1, len(kept), 1)), moved[:, -1:]], axis=1
+    )  # [limits, linears, options]
+
+    def choose(multiplier: float) -> tuple[NDArray[np.intp], bool]:
+        choice = (harm + multiplier * moved.sum(0)).argmin(1)
+        used = here + moved[:, np.arange(len(choice)), choice].sum(1)
+        return choice, bool((used <= 1).all())
+
+    low, high = 0.0, 1e6
+    choice, fits = choose(low)
+    if not fits:
+        choice, fits = choose(high)
+        if not fits:
+            return None
+        for _ in range(BISECTIONS):
+            middle = np.sqrt(max(low, 1e-9) * high)
+            trial, fits = choose(middle)
+            low, high, choice = (low, middle, trial) if fits else (middle, high, choice)
+    picks = [options[c] for c in choice]
+    rows_by_block = {b: tuple(picks[i * len(LINEARS) : (i + 1) * len(LINEARS)]) for i, b in enumerate(kept)}
+    precision = tuple(rows_by_block.get(b, row) for b, row in enumerate(start.precision))
+    return float(harm[np.arange(len(choice)), choice].sum()), replace(start, precision=precision, lm_head=picks[-1])
