@@ -237,7 +237,7 @@ def remeasure(
     searcher: Searcher,
     found: Mapping[str, Found],
     measure: Callable[[Mapping[str, Subnet]], Mapping[str, Mapping[str, float]]],
-    rounds: int = 3,
+    rounds: int,
     tolerance: float = 0.0,
 ) -> dict[str, Found]:
     """Deploy every found subnet, time it, and repair those that miss their budget, up to `rounds` times."""

@@ -36,6 +36,7 @@ class SearchSettings:
     stiffness: float = 20.0
     rank: int = 8
     checkpoint_every: int = 4
+    remeasure_rounds: int = 3
     seed: int = 0
 
 

@@ -86,7 +86,7 @@ def search_front(
     searcher.train_supernet(key)
     found: dict[str, Found] = {name: searcher.find(name, budget, key) for name, budget in budgets.items()}
     found |= {name: searcher.find_sequential(name, budget, key) for name, budget in sequential.items()}
-    found = remeasure(searcher, found, measure)
+    found = remeasure(searcher, found, measure, settings.remeasure_rounds)
     out = {}
     for name, f in found.items():
         out[name] = Choice(name, "sequential" if name in sequential else "joint", f.budget, f.subnet, f.log)
