@@ -73,7 +73,9 @@ class DemoSettings:
             whole_models=4,
             whole_seconds=1.0,
             study=StudySettings(seq=64, train=8, validation=8, calibration=4),
-            search=SearchSettings(weight_steps=1, steps=1, sequences=1, rank=2, remeasure_rounds=1),
+            search=SearchSettings(
+                weight_steps=1, steps=1, sequences=1, rank=2, candidates=1, trials=0, remeasure_rounds=1
+            ),
             distil=DistilSettings(steps=1, sequences=2, lr=1e-5),
             exam=Exam(rows=2, seq=128, documents=4),
             measure_seconds=1.0,

@@ -6,6 +6,11 @@ from html import escape
 
 from hwfit.report import text
 from hwfit.report.results import Results, Row
+from hwfit.workload import PHASES
+
+
+CLOSE = 0.05
+"""Share over a budget that the spread of a measurement may excuse."""
 
 
 def headline(results: Results) -> str:
@@ -24,7 +29,7 @@ def verdicts(results: Results, picked: Row) -> list[str]:
     """Plain sentences (HTML): budget kept or missed, what beats the pick, and how it stands to each baseline."""
     name = f"<b>{escape(picked.name)}</b>"
     lines = [
-        f"{name} {'keeps' if over <= 0 else 'misses'} its {key} budget: measured {text.percent(over, True)} against it."
+        f"{name} {_verdict(picked, key, over)}: measured {text.percent(over, True)} against it."
         for key, over in picked.over_budget.items()
     ]
     better = [escape(row.name) for row in results.rows if row.beats(picked, "decode")]
@@ -41,6 +46,14 @@ def verdicts(results: Results, picked: Row) -> list[str]:
                 f"perplexity {text.significant(picked.perplexity)} against its {text.significant(row.perplexity)}."
             )
     return lines
+
+
+def _verdict(row: Row, key: str, over: float) -> str:
+    low = row.timing(key).low if key in PHASES else row.size_bytes
+    if over <= 0:
+        return f"keeps its {key} budget"
+    within = low <= (row.budget or {})[key] and over <= CLOSE
+    return f"meets its {key} budget within the spread of its measurement" if within else f"misses its {key} budget"
 
 
 def _times(ratio: float) -> str:

@@ -31,12 +31,14 @@ class DistilSettings:
     """`steps` optimiser steps of `sequences` training sequences each; linear warm-up, cosine decay to a tenth.
 
     `lr` is for a student one nat or more away from its teacher and shrinks in proportion below: Adam's steps do not
-    get smaller with the gradient, and would only shake a student that is almost there.
+    get smaller with the gradient, and would only shake a student that is almost there. One within `enough` nats a
+    token at its first step is left as it is.
     """
 
     steps: int = 32
     sequences: int = 2
     lr: float = 2e-4
+    enough: float = 0.02
     warmup: float = 0.1
     checkpoint_every: int = 25
     seed: int = 0
@@ -158,6 +160,9 @@ def distil(
         rows = batch(train, settings.sequences, step, settings.seed + 2)
         loss = distillation_loss(student(rows.ids), rows)
         refuse_nan(loss, f"distillation step {step}", path or Path("-"))
+        if step == 0 and float(loss.detach()) <= settings.enough:
+            advance(settings.steps, note=f"loss {float(loss.detach()):.3f}, close enough")
+            return [float(loss.detach())]
         for group in optimizer.param_groups:
             group["lr"] = settings.rate(step, losses[0] if losses else float(loss.detach()))
         optimizer.zero_grad()

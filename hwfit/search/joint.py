@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from statistics import median
 
 import torch
 
@@ -16,7 +18,7 @@ from hwfit.latency_models.whole import WholeModel
 from hwfit.progress import track
 from hwfit.search.budget import Budget
 from hwfit.search.discretise import Cost, Picked, most_likely, repair, with_precision
-from hwfit.search.knapsack import best_by_damage
+from hwfit.search.knapsack import best_by_damage, neighbours
 from hwfit.search.lagrangian import AugmentedLagrangian
 from hwfit.search.optimise import SearchSettings, StepLog, optimise_architecture, priced, train_shared
 from hwfit.search.relax import Architecture
@@ -33,13 +35,18 @@ SHARED_SHARE = 0.3
 WARM_STEPS = 300
 WARM_RATE = 0.1
 WARM_TEMPERATURE = 2e-4
+NEIGHBOURS = 6
+"""Neighbouring widths tried at each step of the walk."""
+AIM = 0.995
+SLACK = 0.97
+"""Share of its budget that a re-measured subnet is aimed at, and that it should use at least."""
 
 
 @dataclass(frozen=True)
 class Found:
     """One searched subnet: the budget it is for, and how it was found.
 
-    `limits` are what the predictor was asked for; re-measuring tightens them when the device disagrees.
+    `limits` are what the predictor was asked for; re-measuring moves them when the device disagrees.
     """
 
     name: str
@@ -82,6 +89,7 @@ class Searcher:
             study.dtype,
             progress,
         )
+        self._losses: dict[Picked, float] = {}
         self.damage: Damage = measure_damage(self.supernet, study.validation.take(slice(0, 4)), progress)
 
     def cost(self, subnet: Subnet) -> dict[str, float]:
@@ -113,7 +121,7 @@ class Searcher:
         for _ in range(WARM_STEPS):
             mean = architecture.mean()
             costs = priced(self.costs, mean, constraint.limits)
-            loss = self.damage.surrogate(mean, self.study.space.depth) + constraint.penalty(costs)
+            loss = self.damage.surrogate(mean) + constraint.penalty(costs)
             optimizer.zero_grad()
             (loss - WARM_TEMPERATURE * architecture.total_entropy()).backward()
             optimizer.step()
@@ -163,18 +171,47 @@ class Searcher:
                 advance,
             )
         starts = [most_likely(choices) for choices in (first, architecture.mean().map(torch.Tensor.detach))]
-        picked = self._best(starts, limits, precision_moves)
+        picked = self._refined(
+            self._best(starts, limits, precision_moves, self.settings.candidates), limits, precision_moves
+        )
         subnet = picked.subnet(space, self.order)
         return Found(name, budget, picked, subnet, limits, tuple(log), precision_moves)
 
-    def _best(self, starts: Sequence[Picked], limits: Mapping[str, float], precision_moves: bool) -> Picked:
-        """Of the repaired `starts` and the damage model's own best, the one with the lowest validation loss."""
+    def _best(self, starts: Sequence[Picked], limits: Mapping[str, float], precision_moves: bool, own: int) -> Picked:
+        """The lowest validation loss among the repaired `starts` and up to `own` picks of the damage model.
+
+        Those are its best over all precisions and at each single one, which a joint search contains.
+        """
         space, harm = self.study.space, self.damage.table
-        allowed = None if precision_moves else [starts[0].lm_head]
-        own = best_by_damage(harm, space, self.order, self.cost, limits, allowed)
-        picks = [repair(p, harm, space, self.order, self.cost, limits, precision_moves) for p in starts]
-        picks += [repair(own, harm, space, self.order, self.cost, limits, precision_moves)] if own else []
-        return min(dict.fromkeys(picks), key=lambda p: self.loss(p.subnet(space, self.order)))
+        allowed = [None, *([p] for p in range(len(space.precisions)))] if precision_moves else [[starts[0].lm_head]]
+        ideal = [best_by_damage(harm, space, self.order, self.cost, limits, options) for options in allowed]
+        picks = [*starts, *sorted((p for p in ideal if p), key=self.damage.of)[:own]]
+        repaired = [repair(p, harm, space, self.order, self.cost, limits, precision_moves) for p in picks]
+        return min(dict.fromkeys(repaired), key=self.loss_of)
+
+    def _refined(self, picked: Picked, limits: Mapping[str, float], precision_moves: bool) -> Picked:
+        """Walk to neighbouring widths, precisions solved anew for each, while the validation loss falls.
+
+        Damages do not quite add up; this measures where they matter. At most `settings.trials` losses.
+        """
+        space, harm = self.study.space, self.damage.table
+        allowed = None if precision_moves else [picked.lm_head]
+        left, tried = self.settings.trials, {picked}
+        while left > 0:
+            near = neighbours(picked, harm, space, self.order, self.cost, limits, allowed)
+            new = [p for p in near if p not in tried][: min(left, NEIGHBOURS)]
+            left, tried = left - len(new), tried | set(new)
+            best = min((picked, *new), key=self.loss_of)
+            if best == picked:
+                break
+            picked = best
+        return picked
+
+    def loss_of(self, picked: Picked) -> float:
+        """`loss` of a pick, remembered."""
+        if picked not in self._losses:
+            self._losses[picked] = self.loss(picked.subnet(self.study.space, self.order))
+        return self._losses[picked]
 
     def _quantised(self, found: Found, precisions: Sequence[int]) -> Found:
         """`found` at the one of `precisions` with the lowest loss; widths and depth give way until the budget holds."""
@@ -186,29 +223,25 @@ class Searcher:
                 picked = repair(start, self.damage.table, space, self.order, self.cost, limits, precision_moves=False)
             except HwfitError:
                 continue
-            options.append((self.loss(picked.subnet(space, self.order)), picked))
+            options.append(picked)
         if not options:
             raise HwfitError(f"no uniform precision meets {found.budget} by widths alone; allowed: a larger budget")
-        _, picked = min(options, key=lambda option: option[0])
+        picked = min(options, key=self.loss_of)
         return replace(found, picked=picked, subnet=picked.subnet(space, self.order), limits=limits)
 
     @torch.no_grad()
-    def loss(self, subnet: Subnet, sequences: int = 8) -> float:
+    def loss(self, subnet: Subnet, sequences: int = 4) -> float:
         """Distillation loss of a subnet inside the supernet, on validation text."""
         hot = one_hot(self.study.space, subnet, self.order).map(lambda t: t.float())
         rows = self.study.validation.take(slice(0, sequences))
         return float(distillation_loss(self.supernet(rows.ids, hot), rows))
 
-    def tightened(self, found: Found, measured: Mapping[str, float]) -> Found:
-        """Repair again under limits scaled by what the device said: predicted / measured, minus half a per cent."""
-        predicted = self.cost(found.subnet)
-        limits = {
-            m: 0.995 * limit * min(1.0, predicted[m] / measured[m]) if m in measured else limit
-            for m, limit in found.budget.limits
-        }
+    def aimed(self, found: Found, slower: Mapping[str, float]) -> Found:
+        """Picked again for a device that takes `slower[metric]` times what is predicted, half a per cent to spare."""
+        limits = {m: AIM * limit / slower.get(m, 1.0) for m, limit in found.budget.limits}
         space = self.study.space
         if found.precision_moves:
-            picked = self._best([found.picked], limits, True)
+            picked = self._best([found.picked], limits, True, own=1)
         else:
             picked = repair(found.picked, self.damage.table, space, self.order, self.cost, limits, False)
         return replace(found, picked=picked, subnet=picked.subnet(space, self.order), limits=limits)
@@ -238,16 +271,27 @@ def remeasure(
     found: Mapping[str, Found],
     measure: Callable[[Mapping[str, Subnet]], Mapping[str, Mapping[str, float]]],
     rounds: int,
-    tolerance: float = 0.0,
 ) -> dict[str, Found]:
-    """Deploy every found subnet, time it, and repair those that miss their budget, up to `rounds` times."""
+    """Deploy every found subnet, time it, and pick again for those over their budget or well below it.
+
+    What the device takes over what is predicted is the median of all `rounds` so far, so that one slow minute does
+    not shrink a subnet for good.
+    """
     out = dict(found)
+    ratios: dict[str, dict[str, list[float]]] = {name: defaultdict(list) for name in out}
     for _ in range(rounds):
         measured = measure({name: f.subnet for name, f in out.items()})
-        late = {
-            n: f for n, f in out.items() if not f.budget.within({**searcher.cost(f.subnet), **measured[n]}, tolerance)
-        }
-        if not late:
+        again = {}
+        for name, f in out.items():
+            predicted = searcher.cost(f.subnet)
+            for metric, value in measured[name].items():
+                ratios[name][metric].append(value / predicted[metric])
+            slower = {metric: median(seen) for metric, seen in ratios[name].items()}
+            used = max(predicted[m] * slower.get(m, 1.0) / limit for m, limit in f.budget.limits)
+            if not SLACK <= used <= 1:
+                again[name] = searcher.aimed(f, slower)
+        again = {name: f for name, f in again.items() if f.subnet != out[name].subnet}
+        if not again:
             break
-        out |= {name: searcher.tightened(f, measured[name]) for name, f in late.items()}
+        out |= again
     return out

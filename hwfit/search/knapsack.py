@@ -8,8 +8,8 @@ harmful first, and enumeration ends where the widths alone are worse than the be
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
-from itertools import product
+from dataclasses import dataclass, replace
+from itertools import permutations, product
 
 import numpy as np
 from numpy.typing import NDArray
@@ -36,36 +36,78 @@ def best_by_damage(
     `allowed` restricts the precisions, as indices into the space's. Near optimal in the additive model: what one
     multiplier leaves unspent is at most one linear's step.
     """
-    options = list(range(len(space.precisions)) if allowed is None else allowed)
-    tables = {axis: getattr(damage, axis).double().numpy() for axis in (*WIDTHS, "precision", "lm_head")}
-    widths = list(product(*(range(len(tables[axis])) for axis in WIDTHS)))
-    harm = [float(sum(tables[axis][i] for axis, i in zip(WIDTHS, choice, strict=True))) for choice in widths]
+    grid = _Grid.of(damage, space, allowed)
+    widths = list(product(*(range(len(grid.tables[axis])) for axis in WIDTHS)))
+    harm = [grid.width_harm(choice) for choice in widths]
     best: tuple[float, Picked] | None = None
     for i in np.argsort(harm, kind="stable"):
         if best and harm[i] >= best[0]:
             break
-        start = Picked(
-            **dict(zip(WIDTHS, widths[i], strict=True)),
-            precision=((options[0],) * len(LINEARS),) * space.shape.blocks,
-            lm_head=options[0],
-        )
-        found = _precisions(start, options, tables, space, block_order, cost, limits)
+        found = _precisions(grid.start(widths[i], space), grid, space, block_order, cost, limits)
         if found and (best is None or harm[i] + found[0] < best[0]):
             best = harm[i] + found[0], found[1]
     return best[1] if best else None
 
 
+def neighbours(
+    picked: Picked,
+    damage: Choices,
+    space: Space,
+    block_order: Sequence[int],
+    cost: Cost,
+    limits: Mapping[str, float],
+    allowed: Sequence[int] | None = None,
+) -> list[Picked]:
+    """The picks one width away, or with one width smaller and another larger, that keep every limit.
+
+    Each has the precisions that are best at its widths; least total damage first.
+    """
+    grid = _Grid.of(damage, space, allowed)
+    here = tuple(getattr(picked, axis) for axis in WIDTHS)
+    unit = np.eye(len(WIDTHS), dtype=int)
+    steps = [*unit, *-unit, *(up - down for up, down in permutations(unit, 2))]
+    out = []
+    for step in steps:
+        choice = tuple(int(c) for c in here + step)
+        if any(not 0 <= c < len(grid.tables[axis]) for axis, c in zip(WIDTHS, choice, strict=True)):
+            continue
+        if found := _precisions(grid.start(choice, space), grid, space, block_order, cost, limits):
+            out.append((grid.width_harm(choice) + found[0], found[1]))
+    return [p for _, p in sorted(out, key=lambda entry: entry[0])]
+
+
+@dataclass(frozen=True)
+class _Grid:
+    """The damage tables as arrays, and the precisions that may be chosen."""
+
+    tables: dict[str, Array]
+    options: list[int]
+
+    @classmethod
+    def of(cls, damage: Choices, space: Space, allowed: Sequence[int] | None) -> _Grid:
+        tables = {axis: getattr(damage, axis).double().numpy() for axis in (*WIDTHS, "precision", "lm_head")}
+        return cls(tables, list(range(len(space.precisions)) if allowed is None else allowed))
+
+    def width_harm(self, choice: Sequence[int]) -> float:
+        return float(sum(self.tables[axis][i] for axis, i in zip(WIDTHS, choice, strict=True)))
+
+    def start(self, choice: Sequence[int], space: Space) -> Picked:
+        """These widths at the first precision that may be chosen."""
+        first = self.options[0]
+        rows = ((first,) * len(LINEARS),) * space.shape.blocks
+        return Picked(**dict(zip(WIDTHS, choice, strict=True)), precision=rows, lm_head=first)
+
+
 def _precisions(
     start: Picked,
-    options: list[int],
-    tables: Mapping[str, Array],
+    grid: _Grid,
     space: Space,
     block_order: Sequence[int],
     cost: Cost,
     limits: Mapping[str, float],
 ) -> tuple[float, Picked] | None:
     """Least damage and its pick at the widths of `start`."""
-    kept = sorted(block_order[: space.depth[start.depth]])
+    kept, options, tables = sorted(block_order[: space.depth[start.depth]]), grid.options, grid.tables
 
     def shares(picked: Picked) -> Array:
         costs = cost(picked.subnet(space, block_order))

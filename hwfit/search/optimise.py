@@ -23,7 +23,11 @@ Costs = Mapping[str, nn.Module]
 
 @dataclass(frozen=True)
 class SearchSettings:
-    """Steps and rates. `concentration` is the Dirichlet's, growing from first to last over a budget's steps."""
+    """Steps and rates. `concentration` is the Dirichlet's, growing from first to last over a budget's steps.
+
+    `candidates` picks of the damage model compete with what the steps found, and the best of them walks to better
+    neighbours for up to `trials` measured losses.
+    """
 
     weight_steps: int = 8
     steps: int = 16
@@ -36,6 +40,8 @@ class SearchSettings:
     stiffness: float = 20.0
     rank: int = 8
     checkpoint_every: int = 4
+    candidates: int = 3
+    trials: int = 12
     remeasure_rounds: int = 3
     seed: int = 0
 

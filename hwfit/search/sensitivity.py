@@ -12,12 +12,11 @@ from torch import Tensor
 from hwfit.kernels.quantise import fake_quantise_activations
 from hwfit.latency_models.differentiable import Choices
 from hwfit.progress import track
+from hwfit.search.discretise import WIDTHS, Picked
 from hwfit.search.masks import keep_gates
 from hwfit.search.supernet import Supernet
 from hwfit.search.teacher import Targets, distillation_loss
 from hwfit.subnet import LINEARS
-
-WIDTH_AXES = ("hidden", "heads", "head_size", "mlp", "depth")
 
 
 @dataclass(frozen=True)
@@ -26,13 +25,22 @@ class Damage:
 
     table: Choices
     block_rank: Tensor  # [blocks] rank of each block, 0 = most important
+    depths: tuple[int, ...]  # the space's depth choices
 
-    def surrogate(self, choices: Choices, depths: tuple[int, ...]) -> Tensor:
+    def surrogate(self, choices: Choices) -> Tensor:
         """Expected damage if choices added up; a dropped block's precisions cost nothing."""
-        keep = keep_gates(choices.depth, depths, len(self.block_rank))[self.block_rank]  # [blocks]
+        keep = keep_gates(choices.depth, self.depths, len(self.block_rank))[self.block_rank]  # [blocks]
         rows = (choices.precision * self.table.precision).sum((-1, -2))  # [blocks]
-        single = sum((getattr(choices, a) * getattr(self.table, a)).sum() for a in (*WIDTH_AXES, "lm_head"))
+        single = sum((getattr(choices, a) * getattr(self.table, a)).sum() for a in (*WIDTHS, "lm_head"))
         return single + (keep * rows).sum()
+
+    def of(self, picked: Picked) -> float:
+        """The additive damage of one pick, in nats a token."""
+        kept = (self.block_rank < self.depths[picked.depth])[:, None]  # [blocks, 1]
+        chosen = torch.tensor(picked.precision)[..., None]  # [blocks, 7, 1]
+        rows = self.table.precision.gather(-1, chosen)[..., 0] * kept
+        single = sum(float(getattr(self.table, a)[getattr(picked, a)]) for a in (*WIDTHS, "lm_head"))
+        return single + float(rows.sum())
 
 
 def full(supernet: Supernet) -> Choices:
@@ -46,7 +54,7 @@ def full(supernet: Supernet) -> Choices:
 
     p = len(space.precisions)
     return Choices(
-        **{axis: first(len(getattr(space, axis))) for axis in WIDTH_AXES},
+        **{axis: first(len(getattr(space, axis))) for axis in WIDTHS},
         precision=first(space.shape.blocks, len(LINEARS), p),
         lm_head=first(p),
     )
@@ -56,7 +64,7 @@ def full(supernet: Supernet) -> Choices:
 def measure_damage(supernet: Supernet, targets: Targets, progress: bool = True) -> Damage:
     """Widths and depth by trying each choice; precisions by their Fisher share, scaled to one uniform trial each."""
     base = full(supernet)
-    trials = [(axis, i) for axis in WIDTH_AXES for i in range(1, len(getattr(base, axis)))]
+    trials = [(axis, i) for axis in WIDTHS for i in range(1, len(getattr(base, axis)))]
     uniform = range(len(supernet.space.precisions))
     with track(len(trials) + 2 * len(uniform) + 1, "What each choice costs", progress) as advance:
 
@@ -65,7 +73,7 @@ def measure_damage(supernet: Supernet, targets: Targets, progress: bool = True) 
             return float(distillation_loss(supernet(targets.ids, choices), targets))
 
         whole = [loss(_at_precision(base, p)) for p in uniform]
-        table = {axis: torch.zeros_like(getattr(base, axis)) for axis in WIDTH_AXES}
+        table = {axis: torch.zeros_like(getattr(base, axis)) for axis in WIDTHS}
         reference = min(whole)
         start = _at_precision(base, whole.index(reference))
         for axis, i in trials:
@@ -78,7 +86,7 @@ def measure_damage(supernet: Supernet, targets: Targets, progress: bool = True) 
         precision[..., p] *= scale
         lm_head[p] *= scale
     rank = torch.tensor([supernet.rank_of[b] for b in range(supernet.space.shape.blocks)])
-    return Damage(Choices(precision=precision, lm_head=lm_head, **table), rank)
+    return Damage(Choices(precision=precision, lm_head=lm_head, **table), rank, supernet.space.depth)
 
 
 def fisher_shares(

@@ -11,7 +11,7 @@ from search_llama import SHAPE, tiny_space
 
 from hwfit.latency_models.differentiable import Choices
 from hwfit.search.discretise import Picked
-from hwfit.search.knapsack import best_by_damage
+from hwfit.search.knapsack import best_by_damage, neighbours
 from hwfit.subnet import LINEARS
 
 ORDER = (0,)
@@ -52,6 +52,16 @@ def test_total_damage_is_within_one_step_of_the_best_of_all_subnets(seed: int):
         assert got is not None
         assert bits(got.subnet(space, ORDER))["memory"] <= limit["memory"]
         assert total(got) <= best + float(damage.precision.max())
+        near = neighbours(got, damage, space, ORDER, bits, limit)
+        assert near == sorted(near, key=total)
+        axes = ("hidden", "heads", "mlp")
+        for p in near:
+            assert bits(p.subnet(space, ORDER))["memory"] <= limit["memory"]
+            moved = sorted(getattr(p, a) - getattr(got, a) for a in axes if getattr(p, a) != getattr(got, a))
+            assert moved in ([-1], [1], [-1, 1])
+            same = [q for q in everything if all(getattr(q, a) == getattr(p, a) for a in axes)]
+            best = min(total(q) for q in same if bits(q.subnet(space, ORDER))["memory"] <= limit["memory"])
+            assert total(p) <= best + float(damage.precision.max())
     assert best_by_damage(damage, space, ORDER, bits, {"memory": 1.0}) is None
 
 
