@@ -78,7 +78,7 @@ def search(
     text: Annotated[Path | None, typer.Option(help="Own training text: .txt, .jsonl or .parquet")] = None,
     precision: Precisions = None,
     steps: Annotated[int, typer.Option(help="Architecture steps", min=1)] = 16,
-    distil_steps: Annotated[int, typer.Option(help="Distillation steps", min=0)] = 32,
+    distil_steps: Annotated[int, typer.Option(help="Distillation steps", min=0)] = 28,
     front: Annotated[int, typer.Option(help="Budgets to search: the given one and looser ones, x1.25 each", min=1)] = 1,
 ) -> None:
     """Search MODEL for the best subnet under every --budget at once, distil it and export it."""

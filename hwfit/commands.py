@@ -121,7 +121,7 @@ def search(
     text: Path | None = None,
     precision: Sequence[str] = (),
     steps: int = 16,
-    distil_steps: int = 32,
+    distil_steps: int = 28,
     front: int = 1,
 ) -> dict[str, Path]:
     """Search MODEL for the best subnet under every --budget at once, distil it and export it to OUT.

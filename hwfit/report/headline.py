@@ -8,7 +8,6 @@ from hwfit.report import text
 from hwfit.report.results import Results, Row
 from hwfit.workload import PHASES
 
-
 CLOSE = 0.05
 """Share over a budget that the spread of a measurement may excuse."""
 

@@ -35,7 +35,7 @@ class DistilSettings:
     token at its first step is left as it is.
     """
 
-    steps: int = 32
+    steps: int = 28
     sequences: int = 2
     lr: float = 2e-4
     enough: float = 0.02

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from math import copysign, exp, log, sqrt
 from pathlib import Path
-from statistics import median
+from statistics import fmean, median
 
 import torch
 
@@ -37,6 +38,8 @@ WARM_RATE = 0.1
 WARM_TEMPERATURE = 2e-4
 NEIGHBOURS = 6
 """Neighbouring widths tried at each step of the walk."""
+NOISE = 0.03
+"""Spread of a whole model's latency between timings some minutes apart (`benchmarks.whole_model`, log scale)."""
 AIM = 0.995
 SLACK = 0.97
 """Share of its budget that a re-measured subnet is aimed at, and that it should use at least."""
@@ -274,24 +277,51 @@ def remeasure(
 ) -> dict[str, Found]:
     """Deploy every found subnet, time it, and pick again for those over their budget or well below it.
 
-    What the device takes over what is predicted is the median of all `rounds` so far, so that one slow minute does
-    not shrink a subnet for good.
+    All `rounds` so far decide what the device takes over what is predicted (see `Disagreement`).
     """
     out = dict(found)
-    ratios: dict[str, dict[str, list[float]]] = {name: defaultdict(list) for name in out}
+    seen = Disagreement()
     for _ in range(rounds):
         measured = measure({name: f.subnet for name, f in out.items()})
+        predicted = {name: searcher.cost(f.subnet) for name, f in out.items()}
+        for name in out:
+            seen.add(name, predicted[name], measured[name])
         again = {}
         for name, f in out.items():
-            predicted = searcher.cost(f.subnet)
-            for metric, value in measured[name].items():
-                ratios[name][metric].append(value / predicted[metric])
-            slower = {metric: median(seen) for metric, seen in ratios[name].items()}
-            used = max(predicted[m] * slower.get(m, 1.0) / limit for m, limit in f.budget.limits)
-            if not SLACK <= used <= 1:
-                again[name] = searcher.aimed(f, slower)
-        again = {name: f for name, f in again.items() if f.subnet != out[name].subnet}
+            slower = seen.slower(name)
+            used = max(predicted[name][m] * slower.get(m, 1.0) / limit for m, limit in f.budget.limits)
+            if not SLACK <= used <= 1 and (aimed := searcher.aimed(f, slower)).subnet != f.subnet:
+                again[name] = aimed
         if not again:
             break
         out |= again
     return out
+
+
+class Disagreement:
+    """Measured over predicted, as far as it is more than noise.
+
+    What all subnets share (their median) is believed once it exceeds `NOISE` / sqrt(rounds), and so is what one
+    differs by from the others: less would give a subnet's milliseconds away, or others', for one slow minute.
+    """
+
+    def __init__(self) -> None:
+        self._logs: dict[str, dict[str, list[float]]] = defaultdict(lambda: defaultdict(list))  # metric -> name -> logs
+
+    def add(self, name: str, predicted: Mapping[str, float], measured: Mapping[str, float]) -> None:
+        for metric, value in measured.items():
+            self._logs[metric][name].append(log(value / predicted[metric]))
+
+    def slower(self, name: str) -> dict[str, float]:
+        """`metric -> factor` by which `name` takes longer on the device than predicted."""
+        out = {}
+        for metric, logs in self._logs.items():
+            rounds = len(logs[name])
+            shared = median(value for values in logs.values() for value in values)
+            own = fmean(logs[name]) - shared
+            out[metric] = exp(_beyond_noise(shared, rounds) + _beyond_noise(own, rounds))
+        return out
+
+
+def _beyond_noise(value: float, rounds: int) -> float:
+    return copysign(max(0.0, abs(value) - NOISE / sqrt(rounds)), value)

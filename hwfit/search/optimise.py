@@ -41,7 +41,7 @@ class SearchSettings:
     rank: int = 8
     checkpoint_every: int = 4
     candidates: int = 3
-    trials: int = 12
+    trials: int = 6
     remeasure_rounds: int = 3
     seed: int = 0
 

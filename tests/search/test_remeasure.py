@@ -8,7 +8,7 @@ from typing import Any, cast
 import pytest
 
 from hwfit.search.budget import Budget
-from hwfit.search.joint import Found, remeasure
+from hwfit.search.joint import Disagreement, Found, remeasure
 
 LADDER = [round(0.05 * i, 2) for i in range(1, 61)]
 """Predicted milliseconds of the subnets there are; a subnet is stood for by that figure."""
@@ -40,17 +40,28 @@ def settled(device, rounds: int = 4, start: float = 2.0) -> float:
 
 
 @pytest.mark.parametrize("slower", [1.0, 1.04, 1.2])
-def test_ends_at_the_largest_subnet_that_keeps_its_budget_as_measured(slower: float):
+def test_ends_within_two_per_cent_of_the_largest_subnet_that_keeps_its_budget_as_measured(slower: float):
     got = settled(lambda predicted, call: slower * predicted)
-    assert got * slower <= 2.0
+    assert got * slower <= 1.02 * 2.0
     assert (got + 0.05) * slower > 2.0 or got * slower >= 0.97 * 2.0
 
 
 def test_what_the_predictor_overestimates_is_spent():
-    got = settled(lambda predicted, call: 0.8 * predicted)
-    assert 0.97 * 2.0 <= 0.8 * got <= 2.0
+    assert settled(lambda predicted, call: 0.8 * predicted) == pytest.approx(2.0 / 0.8, rel=0.05)
 
 
 def test_one_slow_minute_shrinks_nothing_for_good():
-    got = settled(lambda predicted, call: (1.3 if call == 0 else 1.0) * predicted)
-    assert got >= 0.95 * 2.0
+    assert settled(lambda predicted, call: (1.3 if call == 0 else 1.0) * predicted) >= 0.9 * 2.0
+
+
+def test_noise_moves_nothing():
+    assert settled(lambda predicted, call: (1.02, 0.98)[call % 2] * predicted) == 2.0
+
+
+def test_what_one_subnet_differs_by_is_told_from_what_all_share():
+    seen = Disagreement()
+    for _ in range(9):
+        for name, factor in {"a": 1.1, "b": 1.1, "c": 1.1, "d": 1.3}.items():
+            seen.add(name, {"decode": 1.0}, {"decode": factor})
+    assert seen.slower("a")["decode"] == pytest.approx(1.1, rel=0.011)
+    assert seen.slower("d")["decode"] == pytest.approx(1.3, rel=0.021)
