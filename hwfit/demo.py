@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from datetime import datetime
@@ -49,13 +49,16 @@ ORIGINAL = "original fp32"
 UNIFORM = {"uniform w8": "w8a8g32", "uniform w4": "w4a8g32"}
 MAIN = 0.85
 """The budget the demo is about, as a share of the uniform 4-bit model's decode latency."""
-SHARES = (1.0, MAIN, 0.7, 0.55)
 
 
 @dataclass(frozen=True)
 class DemoSettings:
-    """Time and steps of every stage. The defaults take about 20 minutes on two cores."""
+    """Budgets (`shares` of the uniform 4-bit model's decode latency), time and steps of every stage.
 
+    The defaults take about 20 minutes on two cores.
+    """
+
+    shares: tuple[float, ...] = (1.0, MAIN, 0.7, 0.55)
     profile: Rules = Rules()
     whole_models: int = 10
     whole_seconds: float = 3.0
@@ -69,6 +72,7 @@ class DemoSettings:
     def quick(cls) -> DemoSettings:
         """Every stage on the real model with as few steps as it takes to pass through it."""
         return cls(
+            shares=(1.0, MAIN),
             profile=Rules(seconds=0.1, min_rounds=4, max_rounds=8),
             whole_models=4,
             whole_seconds=1.0,
@@ -132,7 +136,7 @@ def run_demo(
         )
     with clock.stage("fit", "3 Fit the latency model"):
         latency = load_latency(print_.key, tables)
-        budgets = kept_budgets(out / "budgets.json", demo_budgets(latency, space, workload))
+        budgets = kept_budgets(out / "budgets.json", demo_budgets(latency, space, workload, settings.shares))
         console.print(f"   budgets: {', '.join(map(str, budgets.values()))} (main: {budgets[_name(MAIN)]})")
 
     def measure(subnets: Mapping[str, Subnet]) -> dict[str, dict[str, float]]:
@@ -182,11 +186,11 @@ def run_demo(
     return results
 
 
-def demo_budgets(latency: WholeModel, space: Space, workload: Workload) -> dict[str, Budget]:
-    """Decode budgets as shares of what the uniform 4-bit model is predicted to take, rounded to 10 us."""
+def demo_budgets(latency: WholeModel, space: Space, workload: Workload, shares: Sequence[float]) -> dict[str, Budget]:
+    """Decode budgets as `shares` of what the uniform 4-bit model is predicted to take, rounded to 10 us."""
     uniform = Subnet.whole(space.shape, UNIFORM["uniform w4"], space.embed)
     whole = latency.predict(uniform, workload.decode).value
-    return {_name(share): Budget((("decode", round(whole * share, 5)),)) for share in SHARES}
+    return {_name(share): Budget((("decode", round(whole * share, 5)),)) for share in shares}
 
 
 def kept_budgets(path: Path, proposed: Mapping[str, Budget]) -> dict[str, Budget]:
