@@ -23,11 +23,11 @@ def main() -> None:
     rows = {row.name: row for row in results.rows}
     searched = [row for row in results.rows if row.kind == "joint"]
     figures = {
-        f"{row.name.replace(' ', '')}.{what}": value
+        f"{_slug(row.name)}.{what}": value
         for row in results.rows
         for what, value in (("decode_s", row.decode.measured), ("perplexity", row.perplexity))
     }
-    figures |= {f"{r.name.replace(' ', '')}.over_budget": max(r.over_budget.values()) for r in searched}
+    figures |= {f"{_slug(r.name)}.over_budget": max(r.over_budget.values()) for r in searched}
     errors = [abs(row.decode.error) for row in results.rows if row.decode.error is not None]
     figures["decode.mape"] = fmean(errors)
     picked, sequential = results.picked, rows.get("sequential")
@@ -36,6 +36,10 @@ def main() -> None:
         figures["joint_over_sequential.decode"] = picked.decode.measured / sequential.decode.measured
     figures["minutes"] = sum(stage.seconds for stage in results.stages) / 60
     publish("demo", figures, options.json)
+
+
+def _slug(name: str) -> str:
+    return name.replace(" ", "_").removesuffix("%")
 
 
 if __name__ == "__main__":
