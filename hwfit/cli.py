@@ -25,8 +25,11 @@ app = typer.Typer(
 )
 
 Model = Annotated[str, typer.Argument(help="Known name (smollm2-135m), Llama-family directory, or hub id")]
-Device = Annotated[str, typer.Option(help="Device to measure on")]
-Tables = Annotated[Path | None, typer.Option(help="Folder of the latency table [default: the user's cache]")]
+Device = Annotated[str, typer.Option(help="Device to measure on: cpu or cuda")]
+Tables = Annotated[
+    Path | None,
+    typer.Option(help="Folder of the latency table [default: the user's cache]; predict also reads `shipped`"),
+]
 Precisions = Annotated[list[str] | None, typer.Option(help="Precision choice, such as w4a8g32; repeatable")]
 Folders = Annotated[list[str], typer.Argument(help="Deployed folders or .onnx files")]
 
@@ -45,16 +48,36 @@ def fetch(name: Annotated[str, typer.Argument(help="Known model")] = "smollm2-13
 
 @app.command()
 def profile(
-    model: Model,
+    model: Annotated[str | None, typer.Argument(help="As for the other commands; or give --config")] = None,
     device: Device = "cpu",
     tables: Tables = None,
     minutes: Annotated[float | None, typer.Option(help="Time budget; the most useful cells come first")] = None,
     precision: Precisions = None,
     coarse: Annotated[bool, typer.Option(help="Only the grid that every width can be interpolated from")] = False,
     whole_models: Annotated[int, typer.Option(help="Random whole models timed to fit the overhead")] = 10,
+    allow_busy: Annotated[bool, typer.Option("--allow-busy", help="Measure a GPU that others use, too")] = False,
+    allow_mig: Annotated[bool, typer.Option("--allow-mig", help="Measure one partition of a GPU in MIG mode")] = False,
+    config: Annotated[Path | None, typer.Option(help="A config.json in place of MODEL; no weights needed")] = None,
+    batch: Annotated[list[int] | None, typer.Option(help="Sequences at a time; repeatable")] = None,
+    prompt: Annotated[list[int] | None, typer.Option(help="Tokens of a prompt; repeatable")] = None,
+    context: Annotated[int, typer.Option(help="Tokens that decode attends to")] = 128,
 ) -> None:
     """Measure every layer shape of MODEL's search space on this machine; rerunning resumes."""
-    _commands().profile(model, device, tables, minutes, precision or (), coarse, whole_models)
+    sizes = (batch or (1,), prompt or (128,), context)
+    rules = (minutes, precision or (), coarse, whole_models, allow_busy, allow_mig)
+    _commands().profile(model, device, tables, *rules, config, *sizes)
+
+
+@app.command()
+def doctor(
+    device: Device = "cpu",
+    json: Annotated[bool, typer.Option("--json", help="Print one JSON list instead of a table")] = False,
+) -> None:
+    """Say what about this machine will show in measured latencies; exit code 1 if figures would be useless."""
+    from hwfit.profiler.doctor import useless
+
+    if useless(_commands().doctor(device, json)):
+        raise typer.Exit(1)
 
 
 @app.command()

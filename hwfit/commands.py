@@ -9,29 +9,34 @@ from json import dumps
 from pathlib import Path
 
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table as RichTable
 
 from hwfit.demo import DemoSettings, run_demo
 from hwfit.deploy.bundle import load_bundle
-from hwfit.deploy.folder import ONNX, deploy, onnx_path, size_on_disk
+from hwfit.deploy.folder import ONNX, deploy, onnx_path
 from hwfit.deploy.hf import write_hf
-from hwfit.deploy.runtime import OnnxModel
 from hwfit.errors import HwfitError, nearest, raise_all
 from hwfit.evaluate.judge import Exam, Quality, heldout_tokens, judge_all
-from hwfit.kernels.registry import get_backend
+from hwfit.kernels.registry import device_names, get_backend
 from hwfit.latency_models.estimate import Estimate
 from hwfit.latency_models.load import load_latency
 from hwfit.latency_models.memory import memory
+from hwfit.lut_store.shipped import open_table
 from hwfit.lut_store.table import Table
 from hwfit.models import fetch as models
-from hwfit.models.llama import load_config, load_shape, open_model
+from hwfit.models.llama import check_config, load_config, load_shape, open_model
 from hwfit.precision import Precision
 from hwfit.profiler.anchor import Anchor
-from hwfit.profiler.device import fingerprint
+from hwfit.profiler.device import compute_capability, fingerprint
+from hwfit.profiler.doctor import Finding, examine
+from hwfit.profiler.preflight import preflight, refuse_precisions, refuse_too_large
 from hwfit.profiler.run import ProfileReport
 from hwfit.profiler.run import profile as profile_cells
 from hwfit.profiler.subnets import max_tokens, profile_models, time_subnets
 from hwfit.profiler.whole import Timing, time_models
+from hwfit.profiler.whole_models import open_model as open_deployed
+from hwfit.profiler.whole_models import stored_bytes
 from hwfit.report.page import write_report
 from hwfit.report.results import Results, read_results
 from hwfit.report.table import rich_table
@@ -47,6 +52,7 @@ from hwfit.workload import PHASES, PhaseName, Workload
 
 FORMATS = ("onnx", "hf")
 FRONT_STEP = 1.25
+COLOURS = {"good": "green", "warn": "yellow", "bad": "red"}
 out_console = Console()
 
 
@@ -58,19 +64,39 @@ def fetch(name: str = "smollm2-135m") -> Path:
 
 
 def profile(
-    model: str,
+    model: str | None = None,
     device: str = "cpu",
     tables: Path | None = None,
     minutes: float | None = None,
     precision: Sequence[str] = (),
     coarse: bool = False,
     whole_models: int = 10,
+    allow_busy: bool = False,
+    allow_mig: bool = False,
+    config: Path | None = None,
+    batch: Sequence[int] = (1,),
+    prompt: Sequence[int] = (128,),
+    context: int = 128,
 ) -> ProfileReport:
-    """Measure every layer shape of MODEL's search space on this machine into a table; rerunning resumes."""
-    path = open_model(model)
-    space, workload = _space(path, precision), Workload()
-    report = profile_cells(space, workload, device, tables, minutes, coarse=coarse)
-    profile_models(space, load_config(path), workload, tables, device, whole_models)
+    """Measure every layer shape of MODEL's search space on this machine into a table; rerunning resumes.
+
+    `config` (a config.json) stands in for MODEL: no weights are needed. Every `batch` is measured with every `prompt`
+    length, decode at `context` tokens; whole models are timed with the first of each. A GPU that others use, or in
+    MIG mode, is refused without `allow_busy` or `allow_mig`.
+    """
+    workloads = _workloads(batch, prompt, context)
+    preflight(device, allow_busy, allow_mig)
+    path = _config_of(model, config)
+    space, workload = _space(path, precision, device), workloads[0]
+    refuse_precisions(device, space)
+    if whole_models:
+        refuse_too_large(device, space, workload)
+    report = profile_cells(space, workloads, device, tables, minutes, coarse=coarse)
+    # rotary frequencies change no latency, so a config with scaled ones can be timed all the same
+    plain = {key: value for key, value in load_config(path).items() if key not in ("rope_scaling", "rope_parameters")}
+    profile_models(space, plain, workload, tables, device, whole_models)
+    possible = report.planned - report.unsupported
+    out_console.print(f"plan: the table has {report.measured + report.skipped} of {possible} cells that can run here")
     out_console.print(
         f"{report.measured} cells measured, {report.skipped} known before, {report.unsupported} cannot run here, "
         f"{report.unstable} unstable, {report.left} of {report.planned} left for want of time"
@@ -88,10 +114,13 @@ def profile(
 def predict(
     target: str, device: str = "cpu", tables: Path | None = None, json: bool = False
 ) -> dict[str, dict[str, Estimate]]:
-    """Predict latency and memory of a subnet (a subnet.json or a folder with one), or of MODEL at every precision."""
+    """Predict latency and memory of a subnet (a subnet.json or a folder with one), or of MODEL at every precision.
+
+    `device` may be the key of any device in the table: what it would take there. `tables` may be `shipped`.
+    """
     workload = Workload()
-    latency = load_latency(fingerprint(device).key, tables)
-    subnets = _subnets(target)
+    latency = load_latency(_device_key(device, tables), tables)
+    subnets = _subnets(target, device.split("-")[0])
     out: dict[str, dict[str, Estimate]] = {}
     table = RichTable("", "decode ms", "prefill ms", "memory MB", title=f"predicted for {latency.lookup.device}")
     problems: list[str] = []
@@ -132,7 +161,7 @@ def search(
     path = open_model(model)
     config, workload = load_config(path), Workload()
     latency = load_latency(fingerprint(device).key, tables)
-    space = _space(path, precision)
+    space = _space(path, precision, device)
     refuse_infeasible(
         [limits], fastest(space, tuple(range(space.shape.blocks)), partial(predicted_cost, latency, workload))
     )
@@ -161,9 +190,8 @@ def measure(
     tables: Path | None = None,
     seconds: float = 6.0,
 ) -> dict[str, dict[PhaseName, Timing]]:
-    """Time deployed folders (or .onnx files) on this machine, interleaved."""
-    paths = {str(t): onnx_path(Path(t)) for t in target}
-    found = {name: OnnxModel(path) for name, path in paths.items()}
+    """Time deployed folders (on the CPU also .onnx files) on this machine, interleaved."""
+    found = {str(t): open_deployed(device, Path(t), Workload()) for t in target}
     anchor = Anchor.of_table(get_backend(device), fingerprint(device), Table(tables))
     times = time_models(found, Workload(), seconds, anchor)
     table = RichTable("", "decode ms", "prefill ms", "size MB", title=f"measured on {fingerprint(device).name}")
@@ -171,9 +199,23 @@ def measure(
         cells = [
             f"{by_phase[p].p10 * 1e3:.2f} ({by_phase[p].low * 1e3:.2f}–{by_phase[p].high * 1e3:.2f})" for p in PHASES
         ]
-        table.add_row(name, *cells, f"{size_on_disk(paths[name]) / 1e6:.1f}")
+        table.add_row(name, *cells, f"{stored_bytes(device, Path(name)) / 1e6:.1f}")
     out_console.print(table)
     return times
+
+
+def doctor(device: str = "cpu", json: bool = False) -> list[Finding]:
+    """Say what about this machine will show in measured latencies. Changes no setting."""
+    findings = examine(device)
+    if json:
+        print(dumps([asdict(finding) for finding in findings]))
+        return findings
+    table = RichTable("", "found", "", "effect on figures", "what to do")
+    for f in findings:
+        verdict = f"[{COLOURS[f.verdict]}]{f.verdict}[/]"
+        table.add_row(f.what, escape(f.found), verdict, escape(f.effect), escape(f.remedy))
+    out_console.print(table)
+    return findings
 
 
 def export(folder: Path, out: Path | None = None, format: str = "onnx") -> Path:
@@ -225,8 +267,27 @@ def demo(
     return run_demo(model, out, settings, tables, device)
 
 
-def _space(model: Path, precision: Sequence[str]) -> Space:
-    """The default space of a model, at the given precisions if any. Raises `HwfitError` listing all bad ones."""
+def _workloads(batch: Sequence[int], prompt: Sequence[int], context: int) -> list[Workload]:
+    """Every batch with every prompt length. Raises `HwfitError` listing what is below 1."""
+    named = [*(("batch", b) for b in batch), *(("prompt", p) for p in prompt), ("context", context)]
+    raise_all([f"--{name} {value} must be at least 1" for name, value in named if value < 1])
+    return [Workload(b, p, context=context) for b in batch for p in prompt]
+
+
+def _config_of(model: str | None, config: Path | None) -> Path:
+    """A folder, or a file, whose config says the shapes. Raises `HwfitError` unless one of the two is given."""
+    if (model is None) == (config is None):
+        given = "both are" if model else "neither is"
+        raise HwfitError(f"profile takes MODEL or --config FILE, and {given} given; name one")
+    if model is not None:
+        return open_model(model)
+    assert config
+    check_config(config)
+    return config
+
+
+def _space(model: Path, precision: Sequence[str], device: str = "cpu") -> Space:
+    """The device's space of a model, at the given precisions if any. Raises `HwfitError` listing all bad ones."""
     shape = load_shape(model)
     problems = []
     for name in precision:
@@ -235,12 +296,12 @@ def _space(model: Path, precision: Sequence[str]) -> Space:
         except HwfitError as error:
             problems += [f"--{p}" for p in error.problems]
     raise_all(problems)
-    space = Space.default(shape, tuple(precision)) if precision else Space.default(shape)
+    space = Space.for_device(shape, device, tuple(precision), compute_capability(device))
     space.check()
     return space
 
 
-def _subnets(target: str) -> dict[str, Subnet]:
+def _subnets(target: str, device: str) -> dict[str, Subnet]:
     """What a MODEL|SUBNET argument stands for."""
     path = Path(target)
     file = path / "subnet.json" if path.is_dir() else path
@@ -248,8 +309,14 @@ def _subnets(target: str) -> dict[str, Subnet]:
         return {file.parent.name if path.is_dir() else file.name: Subnet.load(file)}
     if path.suffix == ".json":
         raise HwfitError(f"subnet '{target}' does not exist; allowed: a subnet.json, a folder with one, or a model")
-    space = Space.default(load_shape(open_model(target)))
+    space = Space.for_device(load_shape(open_model(target)), device, (), compute_capability(device))
     return {p.name: Subnet.whole(space.shape, p, space.embed) for p in space.precisions}
+
+
+def _device_key(device: str, tables: Path | None) -> str:
+    """The table's key of `device`: this machine's, or that of any device the table knows."""
+    known = open_table(tables).devices() if device not in device_names() else []
+    return device if device in known else fingerprint(device).key
 
 
 def _describe(subnet: Subnet) -> str:
@@ -259,4 +326,4 @@ def _describe(subnet: Subnet) -> str:
     )
 
 
-__all__ = ["demo", "evaluate", "export", "fetch", "measure", "predict", "profile", "report", "search"]
+__all__ = ["demo", "doctor", "evaluate", "export", "fetch", "measure", "predict", "profile", "report", "search"]

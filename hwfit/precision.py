@@ -1,4 +1,4 @@
-"""Precision: the bits of one linear layer, as a name such as `w4a8g32` (W4A8, groups of 32 inputs)."""
+"""Precision: the bits of one linear layer, as a name such as `w4a8g32` (W4A8, groups of 32 inputs) or `fp8`."""
 
 from __future__ import annotations
 
@@ -13,8 +13,10 @@ GROUPS = (32, 64, 128)
 KNOWN = (
     "w32",
     "w16a16",
-    "w8a8",
+    "fp8",
+    *(f"w{bits}a8" for bits in (8, 4, 2)),
     *(f"w{bits}a8g{group}" for bits in (8, 4, 2) for group in GROUPS),
+    *(f"w{bits}a16" for bits in (8, 4, 2)),
     *(f"w{bits}a16g{group}" for bits in (8, 4, 3, 2) for group in GROUPS),
 )
 
@@ -24,12 +26,14 @@ class Precision:
     """Weight bits, activation bits and group size of one linear layer.
 
     `group` is the number of consecutive inputs that share a scale; `None` is one scale per output channel.
-    Integer weights of 8 bits are symmetric, narrower ones asymmetric (one zero point per group).
+    Integer weights of 8 bits are symmetric, narrower ones asymmetric (one zero point per group). `float8` is e4m3
+    weights with one scale per output channel and e4m3 activations with one scale per token.
     """
 
     weight_bits: int
     act_bits: int
     group: int | None = None
+    float8: bool = False
 
     @classmethod
     def parse(cls, name: str) -> Precision:
@@ -40,11 +44,14 @@ class Precision:
     def name(self) -> str:
         if self.weight_bits == 32:
             return "w32"
+        if self.float8:
+            return "fp8"
         return f"w{self.weight_bits}a{self.act_bits}" + (f"g{self.group}" if self.group else "")
 
     @property
     def is_float(self) -> bool:
-        return self.weight_bits >= 16
+        """No integer grid: 16 or 32 bits, or fp8."""
+        return self.float8 or self.weight_bits >= 16
 
     @property
     def symmetric(self) -> bool:
@@ -53,7 +60,7 @@ class Precision:
     def weight_bytes(self, n: int, k: int) -> int:
         """Bytes of a packed `[n, k]` weight with its fp32 scales and its packed zero points."""
         if self.is_float:
-            return n * k * self.weight_bits // 8
+            return n * k * self.weight_bits // 8 + (4 * n if self.float8 else 0)
         groups = k // self.group if self.group else 1
         zeros = 0 if self.symmetric else n * ((groups * self.weight_bits + 7) // 8)
         return n * k * self.weight_bits // 8 + 4 * n * groups + zeros
@@ -64,6 +71,8 @@ class Precision:
 
 @cache
 def _parse(name: str) -> Precision:
+    if name == "fp8":
+        return Precision(8, 8, float8=True)
     match = _NAME.fullmatch(name)
     if not match or name not in KNOWN:
         raise HwfitError(f"precision '{name}' is unknown; {nearest(name, KNOWN)}")

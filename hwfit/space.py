@@ -26,6 +26,24 @@ LINEAR_WIDTHS: dict[str, tuple[Width, Width]] = {
 
 
 @dataclass(frozen=True)
+class Defaults:
+    """What a space offers on a device unless told otherwise. Groups of 128 give way to smaller ones that divide."""
+
+    precisions: tuple[str, ...]
+    embed: str
+    from_sm: tuple[tuple[str, int], ...] = ()
+    """Precisions that need at least this compute capability (90 for 9.0)."""
+
+
+DEFAULTS = {
+    "cpu": Defaults(("w32", "w8a8", "w8a8g32", "w4a8g32", "w2a8g32"), "w8a8g32"),
+    "cuda": Defaults(
+        ("w16a16", "w8a8", "w8a16", "w4a16g128", "w4a8g128", "fp8"), embed="w16a16", from_sm=(("fp8", 90),)
+    ),
+}
+
+
+@dataclass(frozen=True)
 class Space:
     """Width choices are shared by all blocks; every linear has its own precision choice.
 
@@ -44,19 +62,51 @@ class Space:
 
     @classmethod
     def default(
-        cls, shape: ModelShape, precisions: tuple[str, ...] = ("w32", "w8a8", "w8a8g32", "w4a8g32", "w2a8g32")
+        cls,
+        shape: ModelShape,
+        precisions: tuple[str, ...] = DEFAULTS["cpu"].precisions,
+        embed: str = DEFAULTS["cpu"].embed,
+        multiple: int = 64,
     ) -> Space:
-        """A space for any Llama-family shape: 2/3…1 of hidden and heads, 1/2…1 of MLP, half or all of the head size."""
+        """A space for any Llama-family shape: 2/3…1 of hidden and heads, 1/2…1 of MLP, half or all of the head size.
+
+        Hidden sizes but the whole one are multiples of `multiple`.
+        """
         return cls(
             shape=shape,
-            hidden=_fractions(shape.hidden, (1, 8 / 9, 7 / 9, 2 / 3), 64),
+            hidden=_fractions(shape.hidden, (1, 8 / 9, 7 / 9, 2 / 3), multiple),
             heads=tuple(shape.queries_per_kv * kv for kv in _fractions(shape.kv_heads, (1, 2 / 3), 1)),
             head_size=(shape.head_size, shape.head_size // 2),
             mlp=_fractions(shape.mlp, (1, 5 / 6, 2 / 3, 1 / 2), 128),
             depth=_fractions(shape.blocks, (1, 14 / 15, 13 / 15, 4 / 5, 11 / 15, 2 / 3, 3 / 5, 8 / 15), 1),
             precisions=tuple(Precision.parse(p) for p in precisions),
-            embed=Precision.parse("w8a8g32"),
+            embed=Precision.parse(embed),
         )
+
+    @classmethod
+    def for_device(
+        cls, shape: ModelShape, device: str = "cpu", precisions: tuple[str, ...] = (), sm: int | None = None
+    ) -> Space:
+        """`default` with the device's own precisions and embedding, or the given precisions; `sm` is a GPU's.
+
+        On other devices than `cpu`, hidden sizes are multiples of the largest group, and of the device's own
+        precisions those in groups of 128 take the largest group that divides every width.
+        """
+        of = DEFAULTS.get(device, DEFAULTS["cpu"])
+        if device == "cpu":
+            return cls.default(shape, precisions or of.precisions, of.embed)
+        least = dict(of.from_sm)
+        offered = precisions or tuple(p for p in of.precisions if (sm or 0) >= least.get(p, 0))
+        largest = max([p.group or 0 for p in map(Precision.parse, offered)])
+        space = cls.default(shape, offered, of.embed, max(64, largest))
+        if precisions:
+            return space
+        for group in (128, 64, 32):
+            fitting = tuple(p.replace("g128", f"g{group}") for p in offered)
+            space = cls.default(shape, fitting, of.embed, max(64, group))
+            if not space.group_problems():
+                return space
+        return cls.default(shape, tuple(p for p in offered if "g" not in p), of.embed)
 
     def kv_heads(self, heads: int) -> int:
         return heads // self.shape.queries_per_kv
@@ -96,7 +146,11 @@ class Space:
         if not self.precisions:
             problems.append("space: no precision; name at least one")
         raise_all(problems)
-        raise_all(sorted({p for subnet in self._corners() for p in group_problems(subnet)}))
+        raise_all(self.group_problems())
+
+    def group_problems(self) -> list[str]:
+        """One line per linear whose width some group size does not divide."""
+        return sorted({p for subnet in self._corners() for p in group_problems(subnet)})
 
     def subnet(
         self,

@@ -16,8 +16,8 @@ Kind = Literal["linear", "attention", "norm", "swiglu", "embed"]
 class Op:
     """What is timed. Unused sizes are 0.
 
-    linear: `[m, k] -> [m, n]` at `precision`. attention: `m` new tokens, `n` query heads, `k` KV heads of
-    `head_size`, against `context` tokens, rotary included. norm: residual add and RMSNorm of `[m, k]`.
+    linear: `[m, k] -> [m, n]` at `precision`. attention: `m` new tokens in all (see `sequences`), `n` query heads,
+    `k` KV heads of `head_size`, against `context` tokens, rotary included. norm: residual add and RMSNorm of `[m, k]`.
     swiglu: `[m, k]` twice -> `[m, k]`. embed: gather of `m` rows of a `[n, k]` table at `precision`.
     """
 
@@ -32,6 +32,11 @@ class Op:
 
 def linear(m: int, n: int, k: int, precision: str) -> Op:
     return Op("linear", m, n, k, precision)
+
+
+def sequences(op: Op) -> tuple[int, int]:
+    """`(batch, new tokens of each)` of an attention op: whole prompts of `context` tokens, else one token each."""
+    return (op.m // op.context, op.context) if op.m >= op.context else (op.m, 1)
 
 
 def subnet_ops(subnet: Subnet, phase: Phase) -> Counter[Op]:

@@ -22,7 +22,7 @@ from onnx import NodeProto, ValueInfoProto
 
 from hwfit.errors import HwfitError
 from hwfit.kernels import ort_cpu
-from hwfit.kernels.op import Kind, Op
+from hwfit.kernels.op import Kind, Op, sequences
 from hwfit.kernels.ort_cpu import Cache, Layout
 from hwfit.kernels.ort_session import make_model, session, value
 from hwfit.kernels.pack import Array, Arrays
@@ -85,6 +85,7 @@ class OrtCpu:
     """ONNX Runtime's CPU provider on one thread."""
 
     name = "onnxruntime-cpu"
+    device = "cpu"
 
     def why_not(self, op: Op) -> str | None:
         p, allowed = Precision.parse(op.precision), ort_cpu.HEAD_SIZE_MULTIPLE
@@ -117,7 +118,7 @@ class OrtCpu:
             case "embed":
                 return Precision.parse(op.precision).weight_bytes(op.m, op.k)
             case "attention":
-                return 2 * 4 * _batch(op)[0] * op.k * op.context * op.head_size
+                return 2 * 4 * sequences(op)[0] * op.k * op.context * op.head_size
             case "norm":
                 return 4 * op.k
         return 0
@@ -157,7 +158,7 @@ def _embed(parts: _Parts, op: Op, copies: int) -> None:
 
 def _attention(parts: _Parts, op: Op, copies: int) -> None:
     """Queries pass from copy to copy; each copy has its own key/value cache, `context - m` tokens of it filled."""
-    batch, tokens = _batch(op)
+    batch, tokens = sequences(op)
     heads, kv, d, length = op.n, op.k, op.head_size, max(op.context, tokens)
     rng = np.random.default_rng(parts.seed)
     x = parts.input("q0", rng.standard_normal((batch, tokens, heads * d), np.float32))
@@ -206,12 +207,6 @@ _CHAINS: dict[str, Callable[[_Parts, Op, int], None]] = {
     "norm": _norm,
     "swiglu": _swiglu,
 }
-
-
-def _batch(op: Op) -> tuple[int, int]:
-    """Sequences and new tokens of each: an attention op with more new tokens than context is several prompts."""
-    batch = max(1, op.m // op.context)
-    return batch, op.m // batch
 
 
 def _activations(m: int, k: int) -> Array:

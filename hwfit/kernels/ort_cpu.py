@@ -76,6 +76,8 @@ def linear_nodes(name: str, x: str, y: str, weight: Tensor | Quantised) -> Part:
 
 def precision_why_not(p: Precision) -> str | None:
     """Why a linear at `p` does not run here, or None. Measured on ONNX Runtime 1.32."""
+    if p.float8:
+        return "there is no fp8 MatMul kernel; use w8a8"
     if p.weight_bits == 16:
         return "there is no fp16 MatMul kernel, only a cast to fp32 at fp32 speed; use w32, or w8a8"
     if p.weight_bits == 3:
@@ -83,9 +85,22 @@ def precision_why_not(p: Precision) -> str | None:
     if p.act_bits == 16 and not p.is_float:
         return (
             "with 16-bit activations MatMulNBits dequantises to fp32 on every call, up to 800x slower; "
-            f"use w{p.weight_bits}a8g{p.group}"
+            f"use {_runs_instead(p)}"
+        )
+    return _narrow_why_not(p)
+
+
+def _narrow_why_not(p: Precision) -> str | None:
+    if p.group is None and p.weight_bits < 8:
+        return (
+            f"{p.weight_bits}-bit kernels take one scale per group of inputs, not per channel; use {_runs_instead(p)}"
         )
     return None
+
+
+def _runs_instead(p: Precision) -> str:
+    """The nearest precision with kernels here."""
+    return f"w{p.weight_bits}a8g{p.group}" if p.group else "w8a8" if p.weight_bits == 8 else f"w{p.weight_bits}a8g32"
 
 
 def embed_layout(p: Precision, n: int, k: int) -> Layout:
@@ -143,7 +158,9 @@ def embed_why_not(p: Precision) -> str | None:
     """Why an embedding at `p` does not run here, or None."""
     if p.weight_bits == 3:
         return "GatherBlockQuantized takes 2, 4 or 8 bits, not 3; use w4a8 or w2a8 in groups"
-    return None
+    if p.float8:
+        return "there is no gather that scales fp8 rows; use w8a8"
+    return _narrow_why_not(p)
 
 
 @dataclass(frozen=True)

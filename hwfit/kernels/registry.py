@@ -27,6 +27,7 @@ class Backend(Protocol):
     """One way of running ops on one device."""
 
     name: str
+    device: str  # the name it is registered under
 
     def why_not(self, op: Op) -> str | None:
         """None if `op` runs here; else the reason in words, with what to use instead."""
@@ -55,15 +56,26 @@ def _ort_cpu() -> Backend:
     return OrtCpu()
 
 
-_BACKENDS: dict[str, Callable[[], Backend]] = {"cpu": _ort_cpu}
+def _cuda() -> Backend:
+    from hwfit.kernels.cuda import CudaBackend
+
+    return CudaBackend.current()
+
+
+_BACKENDS: dict[str, Callable[[], Backend]] = {"cpu": _ort_cpu, "cuda": _cuda}
 
 
 @cache
 def get_backend(device: str) -> Backend:
-    """The backend of a device name. Raises `HwfitError` listing the known ones."""
+    """The backend of a device name. Raises `HwfitError` listing the known ones, or what a GPU's lacks."""
     if device not in _BACKENDS:
         raise HwfitError(f"--device '{device}' is unknown; {nearest(device, _BACKENDS)}")
     return _BACKENDS[device]()
+
+
+def device_names() -> list[str]:
+    """What `--device` may be on a machine that has it."""
+    return list(_BACKENDS)
 
 
 def catalogue(device: str) -> dict[str, str | None]:

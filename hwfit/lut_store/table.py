@@ -37,8 +37,9 @@ class Table:
     Parts are never rewritten, so several processes may append at once and a kill leaves only whole parts.
     """
 
-    def __init__(self, path: Path | str | None = None):
+    def __init__(self, path: Path | str | None = None, writable: bool = True):
         self.path = Path(path) if path is not None else default_tables_dir()
+        self.writable = writable
 
     @property
     def _profile(self) -> str:
@@ -59,6 +60,8 @@ class Table:
         return self._write(f"{run.device}-{run.run_id}-{uuid.uuid4().hex[:8]}.parquet", sink.getvalue())
 
     def _write(self, name: str, data: bytes | pa.Buffer, keep: bool = True) -> Path:
+        if not self.writable:
+            raise HwfitError(f"--tables {self.path} is read-only; name a folder of your own, or leave --tables out")
         target, temporary = self.path / name, self.path / f".{name}.tmp"
         try:
             self.path.mkdir(parents=True, exist_ok=True)

@@ -43,14 +43,25 @@ def open_model(name: str | Path, progress: bool = True) -> Path:
     return path
 
 
+def check_config(path: Path) -> None:
+    """Raises `HwfitError` unless the file says the shapes of a Llama-family model; enough to plan and to predict."""
+    try:
+        config = json.loads(path.read_text())
+        problems = _shape_problems(config)
+    except (OSError, ValueError, AttributeError) as error:
+        raise HwfitError(f"--config {path} cannot be read ({error}); give the config.json of a Llama model") from error
+    raise_all([f"--config {path}: {problem}" for problem in problems])
+
+
 def check_model(directory: Path) -> None:
     """Raises `HwfitError` listing everything hwfit cannot use: architecture, options, tokenizer, weight files."""
     raise_all([f"{directory}: {problem}" for problem in _problems(directory)])
 
 
 def load_config(directory: Path) -> dict[str, Any]:
-    """`config.json` as a dict, with `head_dim`, `num_key_value_heads` and `rope_theta` always filled in."""
-    path = directory / "config.json"
+    """`config.json` (a folder's, or that file itself) as a dict; `head_dim`, `num_key_value_heads` and `rope_theta`
+    are always filled in."""
+    path = directory / "config.json" if directory.is_dir() else directory
     try:
         config = json.loads(path.read_text())
         shape = ModelShape.from_config(config)
@@ -133,11 +144,7 @@ def _problems(directory: Path) -> list[str]:
         config = json.loads((directory / "config.json").read_text())
     except (OSError, ValueError) as error:
         return [f"config.json cannot be read ({error}); give the directory of a Hugging Face Llama model"]
-    problems = []
-    architectures = config.get("architectures") or [config.get("model_type", "none")]
-    if "LlamaForCausalLM" not in architectures and architectures != ["llama"]:
-        problems.append(f"architecture {architectures[0]} is not supported; allowed: LlamaForCausalLM")
-    problems += [f"config.json: {key} is missing" for key in _NEEDED if not config.get(key)]
+    problems = _shape_problems(config)
     problems += [
         f"config.json: {key}={config[key]} is not supported; allowed: {value}"
         for key, value in _FIXED.items()
@@ -153,6 +160,15 @@ def _problems(directory: Path) -> list[str]:
     if not any(directory.glob("*.safetensors")):
         problems.append("no *.safetensors file; convert the weights with save_pretrained(…, safe_serialization=True)")
     return problems or _weight_problems(directory, ModelShape.from_config(config))
+
+
+def _shape_problems(config: Mapping[str, Any]) -> list[str]:
+    """What keeps a config from saying the shapes of a Llama-family model."""
+    problems = []
+    architectures = config.get("architectures") or [config.get("model_type", "none")]
+    if "LlamaForCausalLM" not in architectures and architectures != ["llama"]:
+        problems.append(f"architecture {architectures[0]} is not supported; allowed: LlamaForCausalLM")
+    return problems + [f"config.json: {key} is missing" for key in _NEEDED if not config.get(key)]
 
 
 def _weight_problems(directory: Path, shape: ModelShape) -> list[str]:

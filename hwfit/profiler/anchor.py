@@ -15,17 +15,37 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from hwfit.kernels.op import linear
+from hwfit.kernels.op import Op, linear
 from hwfit.lut_store.table import Table
 from hwfit.profiler import clock
 from hwfit.profiler.device import Fingerprint
+from hwfit.profiler.sizing import cold_bytes
 
 if TYPE_CHECKING:
     from hwfit.kernels.registry import Backend
 
+__all__ = ["COMPUTE", "COMPUTE_COPIES", "STREAM", "Anchor", "Pace", "cold_bytes"]
+
 STREAM = linear(1, 1536, 576, "w32")
 COMPUTE = linear(128, 576, 576, "w32")
 COMPUTE_COPIES = 6
+
+
+@dataclass(frozen=True)
+class Ops:
+    """The two pieces of work of a device. `copies` of None: as many as overflow the cache."""
+
+    stream: Op
+    compute: Op
+    stream_copies: int | None
+    compute_copies: int
+
+
+OPS = {
+    "cpu": Ops(STREAM, COMPUTE, None, COMPUTE_COPIES),
+    # about a millisecond each on an H200, 34 MB and 69 G multiply-adds a copy
+    "cuda": Ops(linear(1, 4096, 4096, "w16a16"), linear(2048, 4096, 4096, "w16a16"), 128, 12),
+}
 
 
 @dataclass(frozen=True)
@@ -42,35 +62,33 @@ class Pace:
         return math.hypot(compute * reference.compute / self.compute, memory * reference.stream / self.stream)
 
 
-def cold_bytes(l3: int) -> int:
-    """Bytes to read before nothing of what was read earlier is left in a cache: 2 x L3, at least 100 MB."""
-    return max(100_000_000, 2 * l3)
-
-
 class Anchor:
-    """Both anchors of one device. A sample leaves nothing of other chains in the caches.
+    """Both anchors of one device, and its timer. A sample leaves nothing of other chains in the caches.
 
-    `reference` is the pace that corrected times refer to; None until the first reading becomes it.
+    `cache` is the size of the last cache before memory: L3 of a processor, L2 of a GPU. `reference` is the pace that
+    corrected times refer to; None until the first reading becomes it.
     """
 
-    def __init__(self, backend: Backend, l3: int, reference: Pace | None = None):
+    def __init__(self, backend: Backend, cache: int, reference: Pace | None = None):
         self.reference = reference
-        stream = -(-cold_bytes(l3) // backend.copy_bytes(STREAM))
-        self._compute = backend.build(COMPUTE, COMPUTE_COPIES, seed=1)
-        self._stream = backend.build(STREAM, stream, seed=2)
-        self._bytes = stream * backend.copy_bytes(STREAM)
-        self._multiplies = COMPUTE_COPIES * COMPUTE.m * COMPUTE.n * COMPUTE.k
+        self.timer = clock.timer(backend)
+        ops = OPS[getattr(backend, "device", "cpu")]
+        stream = ops.stream_copies or -(-cold_bytes(cache) // backend.copy_bytes(ops.stream))
+        self._compute = backend.build(ops.compute, ops.compute_copies, seed=1)
+        self._stream = backend.build(ops.stream, stream, seed=2)
+        self._bytes = stream * backend.copy_bytes(ops.stream)
+        self._multiplies = ops.compute_copies * ops.compute.m * ops.compute.n * ops.compute.k
         self.sample()
 
     @classmethod
     def of_table(cls, backend: Backend, device: Fingerprint, table: Table) -> Anchor:
         """An anchor that corrects to what the rows of `device` in `table` are corrected to."""
         reference = table.reference(device.key)
-        return cls(backend, device.l3, Pace(*reference) if reference else None)
+        return cls(backend, device.cache, Pace(*reference) if reference else None)
 
     def sample(self) -> Pace:
         """The pace now, from one pass of each."""
-        compute, stream = timed(self._compute.run), timed(self._stream.run)
+        compute, stream = self.timer.timed(self._compute.run), self.timer.timed(self._stream.run)
         return Pace(stream / self._bytes, compute / self._multiplies)
 
     def settle(self, samples: list[Pace]) -> tuple[Pace, Pace]:
@@ -79,10 +97,3 @@ class Anchor:
         pace = Pace(float(stream), float(compute))
         self.reference = self.reference or pace
         return pace, self.reference
-
-
-def timed(run) -> float:
-    """Seconds of one call, by `clock.now`."""
-    start = clock.now()
-    run()
-    return clock.now() - start

@@ -4,12 +4,18 @@ A chain runs on the calling thread alone. On a quiet machine its processor time 
 take turns on the same core, wall times of more than a few milliseconds all contain their time slices (measured with
 five busy processes on two cores: the wall p10 of one 9 ms pass was 13 ms, its processor time repeated to 1-2 %).
 What neighbours do to caches and memory bandwidth is still in it.
+
+A GPU keeps its own time: `profiler.gpu_timer`.
 """
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, Protocol
+
+if TYPE_CHECKING:
+    from hwfit.kernels.registry import Backend
 
 FINEST = 1e-6
 
@@ -18,3 +24,90 @@ now: Callable[[], float] = time.perf_counter
 
 if time.get_clock_info("thread_time").resolution <= FINEST:
     now = time.thread_time
+
+
+class Timer(Protocol):
+    """How a device's time is told. `timed` is for what runs when it is called, `checked` for what times itself."""
+
+    shares_processor: bool
+    """Whether others' processes stretch what `checked` calls, so that both clocks must be read."""
+
+    def timed(self, run: Callable[[], None]) -> float:
+        """Seconds of one call."""
+        ...
+
+    def checked(self, call: Callable[[], float]) -> float:
+        """The seconds that `call` returns; called again if the device was held back meanwhile."""
+        ...
+
+    def joules(self, run: Callable[[], None], seconds: float) -> float | None:
+        """Joules of one call, from about `seconds` of calls; None where the device has no counter."""
+        ...
+
+    def conditions(self) -> Conditions:
+        """What the device was like since the last time this was asked."""
+        ...
+
+
+class Conditions(Protocol):
+    """How a device ran during some samples. `held_back` is the share of kept samples that were throttled."""
+
+    @property
+    def held_back(self) -> float: ...
+
+    def __add__(self, other: Any) -> Conditions: ...
+
+    def __str__(self) -> str: ...
+
+
+class Unknown:
+    """Conditions of a device that nobody watches."""
+
+    held_back = 0.0
+
+    def __add__(self, other: Any) -> Conditions:
+        return self
+
+    def __str__(self) -> str:
+        return ""
+
+
+UNKNOWN = Unknown()
+
+
+class ProcessorTimer:
+    """The calling thread's processor time."""
+
+    shares_processor = True
+
+    def timed(self, run: Callable[[], None]) -> float:
+        start = now()
+        run()
+        return now() - start
+
+    def checked(self, call: Callable[[], float]) -> float:
+        return call()
+
+    def joules(self, run: Callable[[], None], seconds: float) -> float | None:
+        return None
+
+    def conditions(self) -> Conditions:
+        return UNKNOWN
+
+
+def _processor(backend: Backend) -> Timer:
+    return ProcessorTimer()
+
+
+def _gpu(backend: Backend) -> Timer:
+    from hwfit.profiler.gpu_timer import GpuTimer
+
+    return GpuTimer.of(backend)
+
+
+_TIMERS: dict[str, Callable[[Backend], Timer]] = {"cpu": _processor, "cuda": _gpu}
+
+
+def timer(backend: Backend) -> Timer:
+    """The timer of a backend's device."""
+    return _TIMERS[getattr(backend, "device", "cpu")](backend)

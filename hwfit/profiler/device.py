@@ -14,8 +14,11 @@ from pathlib import Path
 from typing import Any
 
 import psutil
+import torch
 
 from hwfit.errors import HwfitError, nearest
+from hwfit.kernels.cuda_env import current_gpu, package_version
+from hwfit.profiler.nvml import Nvml
 
 SYSFS = Path("/sys/devices/system/cpu/cpu0")
 CPUINFO = Path("/proc/cpuinfo")
@@ -43,15 +46,46 @@ class Fingerprint:
     system: str
     onnxruntime: str
 
+    @property
+    def cache(self) -> int:
+        """Bytes of the last cache before memory: a chain must read past it."""
+        return self.l3
+
     def to_dict(self) -> dict[str, Any]:
         return asdict(self)
 
 
+@dataclass(frozen=True)
+class CudaFingerprint(Fingerprint):
+    """A GPU: `cores` are its multiprocessors, `isa` its compute capability, `l2` its last cache. Clocks in MHz.
+
+    Driver, libraries, clocks and limits are facts for people, like those of a processor.
+    """
+
+    driver: str | None
+    cuda: str | None
+    torch: str
+    triton: str
+    max_sm_clock: int | None
+    max_memory_clock: int | None
+    power_limit: float | None
+    ecc: bool | None
+
+    @property
+    def cache(self) -> int:
+        return self.l2
+
+
 def fingerprint(device: str = "cpu") -> Fingerprint:
-    """Raises `HwfitError` for a device this hwfit cannot look at."""
+    """Raises `HwfitError` for a device this hwfit cannot look at, or a GPU that is not there."""
     if device not in DEVICES:
         raise HwfitError(f"--device {device} is unknown; {nearest(device, DEVICES)}")
     return DEVICES[device]()
+
+
+def compute_capability(device: str) -> int | None:
+    """A GPU's as one number (90 for 9.0), None for processors. Raises `HwfitError` if the GPU cannot be used."""
+    return current_gpu().sm if device == "cuda" else None
 
 
 def _cpu() -> Fingerprint:
@@ -61,10 +95,9 @@ def _cpu() -> Fingerprint:
     flags = (info.get("flags") or info.get("Features") or info.get("isa") or "").split()
     isa = tuple(sorted(flag for flag in flags if ISA.fullmatch(flag)))
     l2, l3 = _cache(2), _cache(3)
-    digest = hashlib.sha256(repr((name, parts, isa, l2, l3, platform.machine())).encode()).hexdigest()[:6]
-    slug = re.sub(r"[^a-z0-9]+", "-", re.sub(r"\(\w+\)|@.*|\bcpu\b", " ", name.lower())).strip("-")[:40].strip("-")
+    digest = _digest(name, parts, isa, l2, l3, platform.machine())
     return Fingerprint(
-        key="-".join(["cpu", slug, *parts[:2], digest]),
+        key="-".join(["cpu", _slug(name), *parts[:2], digest]),
         name=name,
         model=".".join(parts),
         cores=psutil.cpu_count(logical=False) or os.cpu_count() or 1,
@@ -79,7 +112,44 @@ def _cpu() -> Fingerprint:
     )
 
 
-DEVICES: dict[str, Callable[[], Fingerprint]] = {"cpu": _cpu}
+def _cuda() -> CudaFingerprint:
+    gpu = current_gpu()
+    nvml = Nvml(gpu.index, gpu.uuid).facts()
+    return CudaFingerprint(
+        key="-".join(["cuda", _slug(gpu.name), _digest(gpu.name, gpu.sm, gpu.multiprocessors, gpu.l2)]),
+        name=gpu.name,
+        model=f"sm_{gpu.sm}",
+        cores=gpu.multiprocessors,
+        l2=gpu.l2,
+        l3=0,
+        memory=gpu.memory,
+        isa=(f"sm_{gpu.sm}",),
+        governor=None,
+        virtual="hypervisor" in _cpuinfo().get("flags", "").split(),
+        system=f"{platform.system()} {platform.release()}",
+        onnxruntime=version("onnxruntime"),
+        driver=nvml.driver,
+        cuda=torch.version.cuda,
+        torch=torch.__version__,
+        triton=package_version("triton"),
+        max_sm_clock=nvml.max_sm_clock,
+        max_memory_clock=nvml.max_memory_clock,
+        power_limit=nvml.power_limit,
+        ecc=nvml.ecc,
+    )
+
+
+DEVICES: dict[str, Callable[[], Fingerprint]] = {"cpu": _cpu, "cuda": _cuda}
+
+
+def _digest(*facts: object) -> str:
+    return hashlib.sha256(repr(facts).encode()).hexdigest()[:6]
+
+
+def _slug(name: str) -> str:
+    """A device's name in at most 40 letters, digits and dashes."""
+    plain = re.sub(r"\(\w+\)|@.*|\bcpu\b", " ", name.lower())
+    return re.sub(r"[^a-z0-9]+", "-", plain).strip("-")[:40].strip("-")
 
 
 def _read(path: Path) -> str | None:

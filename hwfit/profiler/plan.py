@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
@@ -30,20 +30,21 @@ class Cell:
     why_not: str | None = None
 
 
-def plan(space: Space, workload: Workload, backend: Backend) -> list[Cell]:
-    """Cells of the space for both phases of the workload, without repetition.
+def plan(space: Space, workload: Workload | Sequence[Workload], backend: Backend) -> list[Cell]:
+    """Cells of the space for both phases of the workload (or of several: other batches, prompts), without repetition.
 
     Order: everything coarse for decode, then for prefill, then the exact linears, largest first, the two phases in
     turn; all precisions of a shape stay together. Cut anywhere, the head of the list is the most useful table of
     its length.
     """
-    pairs = {phase: _pairs(space, workload.phase(phase)) for phase in PHASES}
+    workloads = [workload] if isinstance(workload, Workload) else workload
+    phases = list(dict.fromkeys(w.phase(name) for name in PHASES for w in workloads))
+    pairs = [_pairs(space, phase) for phase in phases]
     coarse: list[Op] = []
-    for name in PHASES:
-        phase = workload.phase(name)
+    for phase in phases:
         coarse += _others(space, phase)
         coarse += [op for m, n, k in _corners(space, phase) for op in _at_precisions(space, m, n, k)]
-    by_size = sorted({p for found in pairs.values() for p in found}, key=lambda p: (-p[1] * p[2], p))
+    by_size = sorted({p for found in pairs for p in found}, key=lambda p: (-p[1] * p[2], p))
     exact = [op for m, n, k in by_size for op in _at_precisions(space, m, n, k)]
     stages: dict[Op, Stage] = {**dict.fromkeys(exact, "exact"), **dict.fromkeys(coarse, "coarse")}
     return [Cell(op, stages[op], backend.why_not(op)) for op in dict.fromkeys([*coarse, *exact])]

@@ -10,22 +10,24 @@ overflow the caches is cold already (measured, decode: 100, 48 and 24 MB chains 
 from __future__ import annotations
 
 import gc
-import math
+import operator
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import reduce
 from typing import TYPE_CHECKING
 
 from hwfit.kernels.op import Op
-from hwfit.profiler.anchor import Anchor, Pace, cold_bytes, timed
+from hwfit.profiler.anchor import Anchor, Pace
+from hwfit.profiler.sizing import chain_bytes, copies
 from hwfit.profiler.stats import Summary, summarise
 
 if TYPE_CHECKING:
     from hwfit.kernels.registry import Backend, Chain
+    from hwfit.profiler.clock import Conditions
 
-COLD_ROWS = 16
-"""Up to this many rows a linear is bound by reading its weights, and its chain must be a long one."""
+__all__ = ["Reading", "Rules", "batches", "copies", "default_rules", "measure", "no_gc"]
 
 
 @dataclass(frozen=True)
@@ -33,6 +35,8 @@ class Rules:
     """How long to try. `seconds` is the average a cell may cost, building its chain included.
 
     A cell is done when the 95 % interval of its p10 is within ± `narrow`, and `UNSTABLE` if it ends above `unstable`.
+    `energy` of the seconds go to the device's energy counter, where it has one; at most `throttled` of a cell's samples
+    may have been held back.
     """
 
     seconds: float = 0.6
@@ -43,11 +47,28 @@ class Rules:
     max_rounds: int = 48
     narrow: float = 0.01
     unstable: float = 0.10
+    energy: float = 0.0
+    throttled: float = 0.10
+
+
+RULES = {
+    "cpu": Rules(),
+    "cuda": Rules(seconds=1.0, batch_bytes=8_000_000_000, max_copies=512, unstable=0.05, energy=0.3),
+}
+
+
+def default_rules(device: str) -> Rules:
+    """What is tried on a device unless told otherwise."""
+    return RULES.get(device, Rules())
 
 
 @dataclass(frozen=True)
 class Reading:
-    """The outcome for one op: seconds a call corrected to the reference pace, and `raw` p10 as the clock saw it."""
+    """The outcome for one op: seconds a call corrected to the reference pace, and `raw` p10 as the clock saw it.
+
+    `joules` a call are as the counter gave them; `conditions` say how the device ran, `held_back` for which share of
+    the samples it was throttled.
+    """
 
     op: Op
     summary: Summary
@@ -56,23 +77,17 @@ class Reading:
     reference: Pace
     copies: int
     narrow: bool
+    joules: float | None = None
+    conditions: str = ""
+    held_back: float = 0.0
 
 
-def copies(op: Op, backend: Backend, l3: int, rules: Rules) -> int:
-    """How many distinct copies make a chain: half of what overflows the caches with few rows, a short one otherwise."""
-    if op.kind != "linear":
-        return 48 if op.m <= COLD_ROWS else 6
-    if op.m <= COLD_ROWS:
-        return min(rules.max_copies, math.ceil(cold_bytes(l3) / 2 / backend.copy_bytes(op)))
-    return min(12, max(2, math.ceil(2e9 / (2 * op.m * op.n * op.k))))
-
-
-def batches(ops: Sequence[Op], backend: Backend, l3: int, rules: Rules) -> Iterator[list[Op]]:
+def batches(ops: Sequence[Op], backend: Backend, cache: int, rules: Rules) -> Iterator[list[Op]]:
     """Split into consecutive groups that fit in memory together."""
     group: list[Op] = []
     size = 0
     for op in ops:
-        cost = copies(op, backend, l3, rules) * backend.copy_bytes(op)
+        cost = chain_bytes(op, backend, cache, rules)
         if group and (len(group) == rules.batch or size + cost > rules.batch_bytes):
             yield group
             group, size = [], 0
@@ -82,38 +97,57 @@ def batches(ops: Sequence[Op], backend: Backend, l3: int, rules: Rules) -> Itera
         yield group
 
 
-def measure(ops: Sequence[Op], backend: Backend, anchor: Anchor, l3: int, rules: Rules) -> list[Reading]:
+def measure(ops: Sequence[Op], backend: Backend, anchor: Anchor, cache: int, rules: Rules) -> list[Reading]:
     """Time one batch of ops. A cell leaves the rounds once its interval is narrow; all stop when the batch's time is
     up or after `max_rounds`. Kernels are warmed up by one untimed pass each."""
-    deadline = time.monotonic() + rules.seconds * len(ops)
-    chains = {op: backend.build(op, copies(op, backend, l3, rules), seed=i) for i, op in enumerate(ops)}
+    counting = min(rules.energy, 0.3 * rules.seconds)
+    deadline = time.monotonic() + (rules.seconds - counting) * len(ops)
+    chains = {op: backend.build(op, copies(op, backend, cache, rules), seed=i) for i, op in enumerate(ops)}
     for chain in chains.values():
         chain.run()
-    times, paces = _rounds(chains, anchor, deadline, rules)
+    times, paces, seen = _rounds(chains, anchor, deadline, rules)
     readings = []
     for op, chain in chains.items():
         pace, reference = anchor.settle(paces[: len(times[op])])  # of the rounds that the cell took part in
         raw = summarise(times[op], 1 / chain.copies)
         scale = pace.correct(raw.p10, backend.copy_bytes(op), reference) / raw.p10
         summary = summarise(times[op], scale / chain.copies)
-        narrow = summary.spread <= rules.narrow
-        readings.append(Reading(op, summary, raw.p10, pace, reference, chain.copies, narrow))
+        joules = anchor.timer.joules(chain.run, counting) if counting else None
+        conditions = reduce(operator.add, seen[op])
+        readings.append(
+            Reading(
+                op=op,
+                summary=summary,
+                raw=raw.p10,
+                pace=pace,
+                reference=reference,
+                copies=chain.copies,
+                narrow=summary.spread <= rules.narrow,
+                joules=None if joules is None else joules / chain.copies,
+                conditions=str(conditions),
+                held_back=conditions.held_back,
+            )
+        )
     return readings
 
 
 def _rounds(
     chains: dict[Op, Chain], anchor: Anchor, deadline: float, rules: Rules
-) -> tuple[dict[Op, list[float]], list[Pace]]:
-    """Seconds of every pass of every chain, and the paces, in rounds whose order rotates."""
+) -> tuple[dict[Op, list[float]], list[Pace], dict[Op, list[Conditions]]]:
+    """Seconds of every pass of every chain, the paces, and the device's conditions, in rounds whose order rotates."""
+    timer = anchor.timer
     times: dict[Op, list[float]] = {op: [] for op in chains}
+    seen: dict[Op, list[Conditions]] = {op: [] for op in chains}
     paces: list[Pace] = []
     live = list(chains)
     with no_gc():
         for i in range(rules.max_rounds):
             paces.append(anchor.sample())
+            timer.conditions()  # the anchor's own
             turn = i % len(live)
             for op in live[turn:] + live[:turn]:
-                times[op].append(timed(chains[op].run))
+                times[op].append(timer.timed(chains[op].run))
+                seen[op].append(timer.conditions())
             if i + 1 < rules.min_rounds:
                 continue
             if time.monotonic() > deadline:
@@ -122,7 +156,7 @@ def _rounds(
                 live = [op for op in live if summarise(times[op]).spread > rules.narrow]
                 if not live:
                     break
-    return times, paces
+    return times, paces, seen
 
 
 @contextmanager

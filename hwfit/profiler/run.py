@@ -6,7 +6,7 @@ import os
 import subprocess
 import time
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -19,7 +19,7 @@ from hwfit.lut_store.table import Table
 from hwfit.profiler.anchor import Anchor
 from hwfit.profiler.device import Fingerprint, fingerprint
 from hwfit.profiler.plan import STAGES, Cell, Stage, plan
-from hwfit.profiler.protocol import Reading, Rules, batches, measure
+from hwfit.profiler.protocol import Reading, Rules, batches, default_rules, measure
 from hwfit.progress import track
 from hwfit.space import Space
 from hwfit.workload import Workload
@@ -51,7 +51,7 @@ class ProfileReport:
 
 def profile(
     space: Space,
-    workload: Workload | None = None,
+    workload: Workload | Sequence[Workload] | None = None,
     device: str = "cpu",
     tables: Table | Path | str | None = None,
     minutes: float | None = None,
@@ -62,7 +62,7 @@ def profile(
     backend: Backend | None = None,
     between: Callable[[], None] = lambda: None,
 ) -> ProfileReport:
-    """Measure every op of `space` under `workload` on this machine's `device` into the table at `tables`.
+    """Measure every op of `space` under one or several workloads on this machine's `device` into the table at `tables`.
 
     Cells that the table already has for this device and protocol are skipped (`UNSTABLE` ones are tried again), so
     the same command resumes after a kill; a kill loses the batch in flight. `minutes` is respected: the coarse cells
@@ -88,16 +88,16 @@ def profile(
     run = _run_info(print_, backend)
     _record_impossible([cell for cell in impossible if cell.op not in known], table, run, backend)
 
-    rules = _share(rules or Rules(), todo, minutes)
+    rules = _share(rules or default_rules(device), todo, minutes)
     anchor = Anchor.of_table(backend, print_, table) if todo else None
     measured = unstable = 0
     with track(len(todo), f"profile {device}", progress) as advance:
-        for ops in (ops for stage in STAGES for ops in batches(_ops(todo, stage), backend, print_.l3, rules)):
+        for ops in (ops for stage in STAGES for ops in batches(_ops(todo, stage), backend, print_.cache, rules)):
             spent = time.monotonic() - start
             if minutes is not None and spent + rules.seconds * len(ops) > 60 * minutes:
                 break
             assert anchor is not None
-            readings = measure(ops, backend, anchor, print_.l3, rules)
+            readings = measure(ops, backend, anchor, print_.cache, rules)
             rows = [_row(reading, run, backend, rules) for reading in readings]
             table.append(rows, run)
             measured += len(rows)
@@ -140,7 +140,7 @@ def _row(reading: Reading, run: RunInfo, backend: Backend, rules: Rules) -> Meas
     s = reading.summary
     return Measurement(
         op=reading.op,
-        status="OK" if s.spread <= rules.unstable else "UNSTABLE",
+        status="OK" if s.spread <= rules.unstable and reading.held_back <= rules.throttled else "UNSTABLE",
         device=run.device,
         backend=backend.name,
         kernel=backend.kernel(reading.op),
@@ -159,8 +159,11 @@ def _row(reading: Reading, run: RunInfo, backend: Backend, rules: Rules) -> Meas
         stream_reference=reading.reference.stream,
         compute_reference=reading.reference.compute,
         copies=reading.copies,
+        energy=reading.joules,
         weight_bytes=backend.copy_bytes(reading.op),
-        note="interval narrow" if reading.narrow else "time or rounds spent",
+        note="; ".join(
+            filter(None, ["interval narrow" if reading.narrow else "time or rounds spent", reading.conditions])
+        ),
     )
 
 

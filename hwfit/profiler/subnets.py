@@ -3,24 +3,22 @@
 from __future__ import annotations
 
 import random
-import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from hwfit.deploy.bundle import random_bundle
-from hwfit.deploy.onnx_graph import write_onnx
-from hwfit.deploy.runtime import OnnxModel
 from hwfit.kernels.registry import get_backend
 from hwfit.lut_store.table import Table
 from hwfit.lut_store.whole_runs import WholeRun, append_runs, read_runs
 from hwfit.profiler.anchor import Anchor
 from hwfit.profiler.device import fingerprint
 from hwfit.profiler.whole import Timing, time_models
-from hwfit.progress import track
+from hwfit.profiler.whole_models import groups, max_tokens, random_models
 from hwfit.space import Space
 from hwfit.subnet import Subnet
 from hwfit.workload import PHASES, PhaseName, Workload
+
+__all__ = ["max_tokens", "profile_models", "time_subnets"]
 
 
 def time_subnets(
@@ -32,19 +30,14 @@ def time_subnets(
     seconds_per_model: float = 4.0,
     progress: bool = True,
 ) -> dict[str, dict[PhaseName, Timing]]:
-    """Deploy each subnet into a temporary folder and time all of them interleaved; `config` is the original's."""
+    """Deploy each subnet with random weights and time all that the device can hold at once interleaved; `config` is
+    the original's."""
     anchor = Anchor.of_table(get_backend(device), fingerprint(device), Table(tables))
-    with tempfile.TemporaryDirectory(prefix="hwfit-") as folder:
-        models: dict[str, OnnxModel] = {}
-        with track(len(subnets), "Deploying", progress) as advance:
-            for seed, (name, subnet) in enumerate(subnets.items()):
-                path = write_onnx(
-                    random_bundle(subnet, config, seed), Path(folder) / f"{seed}.onnx", max_tokens(workload)
-                )
-                models[name] = OnnxModel(path)
-                path.unlink()
-                advance(note=name)
-        return time_models(models, workload, seconds_per_model, anchor, progress)
+    times: dict[str, dict[PhaseName, Timing]] = {}
+    for group in groups(device, subnets, workload):
+        with random_models(device, group, config, workload, progress) as models:
+            times |= time_models(models, workload, seconds_per_model, anchor, progress)
+    return times
 
 
 def profile_models(
@@ -67,7 +60,7 @@ def profile_models(
     rng = random.Random(seed)
     wanted = [Subnet.whole(space.shape, space.precisions[0], space.embed)]
     wanted += [space.sample(rng) for _ in range(count - 1)]
-    todo = {f"random {i}": subnet for i, subnet in enumerate(wanted) if subnet not in have}
+    todo = {f"random {i}": subnet for i, subnet in enumerate(wanted[:count]) if subnet not in have}
     if todo:
         times = time_subnets(todo, config, workload, tables, device, seconds_per_model, progress)
         append_runs(
@@ -80,8 +73,3 @@ def profile_models(
             ],
         )
     return len(todo)
-
-
-def max_tokens(workload: Workload) -> int:
-    """KV cache length that the workload needs, rounded up to a multiple of 128."""
-    return -(-max(workload.prompt + workload.generate, workload.context + 1) // 128) * 128

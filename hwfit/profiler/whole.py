@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -11,6 +11,7 @@ import numpy as np
 
 from hwfit.profiler import clock
 from hwfit.profiler.anchor import Anchor, Pace
+from hwfit.profiler.clock import Timer
 from hwfit.profiler.protocol import no_gc
 from hwfit.profiler.stats import QUANTILE, RESAMPLES
 from hwfit.progress import track
@@ -21,11 +22,12 @@ DECODE_BURST = 4
 """Consecutive decode steps a round; the first is not counted, it finds the caches full of another model."""
 MIN_ROUNDS = 5
 
-Sample = tuple[float, float]  # wall seconds, and those of them on the processor
+Sample = tuple[float, float]  # seconds as the model tells them, and those of them that are its own
 
 
 class TimedModel(Protocol):
-    """What `deploy.runtime.OnnxModel` offers: wall seconds of one forward call with inputs bound beforehand."""
+    """What `deploy.runtime.OnnxModel` and `deploy.cuda_model.CudaModel` offer: seconds of one forward call with inputs
+    bound beforehand, by the wall clock or the GPU's own."""
 
     subnet: Subnet
 
@@ -36,10 +38,10 @@ class TimedModel(Protocol):
 
 @dataclass(frozen=True)
 class Timing:
-    """Seconds of one forward call on the processor, corrected to the anchor's reference pace.
+    """Seconds of one forward call on the processor or GPU, corrected to the anchor's reference pace.
 
-    `low`…`high` is the 95 % bootstrap interval of `p10` over whole rounds. `raw` is the p10 of the wall clock as it
-    was: on a quiet machine the two differ by its drift only.
+    `low`…`high` is the 95 % bootstrap interval of `p10` over whole rounds. `raw` is the p10 of the wall clock (of the
+    GPU's own) as it was: on a quiet machine the two differ by its drift only.
     """
 
     p10: float
@@ -65,7 +67,7 @@ def time_models(
     samples: dict[str, dict[PhaseName, list[list[Sample]]]] = {n: {p: [] for p in PHASES} for n in names}
     paces: list[Pace] = []
     for model in models.values():
-        _round(model, workload)
+        _round(model, workload, anchor.timer)
     limit = seconds_per_model * len(names)
     start, spent, i = time.monotonic(), 0.0, 0
     with no_gc(), track(round(limit), "measure", progress) as advance:
@@ -73,7 +75,7 @@ def time_models(
             paces.append(anchor.sample())
             turn = i % len(names)
             for name in names[turn:] + names[:turn]:
-                for phase, times in _round(models[name], workload).items():
+                for phase, times in _round(models[name], workload, anchor.timer).items():
                     samples[name][phase].append(times)
             i, before, spent = i + 1, spent, time.monotonic() - start
             advance(spent - before, note=f"round {i}")
@@ -84,10 +86,17 @@ def time_models(
     return {n: {p: _timing(samples[n][p], weights[n], pace, reference) for p in PHASES} for n in names}
 
 
-def _round(model: TimedModel, workload: Workload) -> dict[PhaseName, list[Sample]]:
+def _round(model: TimedModel, workload: Workload, timer: Timer) -> dict[PhaseName, list[Sample]]:
     """The samples of one round of one model."""
-    prefill = _both_clocks(lambda: model.time_prefill(workload.prompt, workload.batch))
-    decode = [_both_clocks(lambda: model.time_decode(workload.context, workload.batch)) for _ in range(DECODE_BURST)]
+
+    def sample(call: Callable[[], float]) -> Sample:
+        if timer.shares_processor:
+            return _both_clocks(call)
+        seconds = timer.checked(call)
+        return seconds, seconds
+
+    prefill = sample(lambda: model.time_prefill(workload.prompt, workload.batch))
+    decode = [sample(lambda: model.time_decode(workload.context, workload.batch)) for _ in range(DECODE_BURST)]
     return {"decode": decode[1:], "prefill": [prefill]}
 
 

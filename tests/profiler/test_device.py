@@ -98,5 +98,5 @@ def test_arm_and_a_system_without_cpuinfo(cpu):
 
 
 def test_unknown_device_is_refused():
-    with pytest.raises(HwfitError, match=r"--device cpuu is unknown; allowed: cpu \(did you mean cpu\?\)"):
+    with pytest.raises(HwfitError, match=r"--device cpuu is unknown; allowed: cpu, cuda \(did you mean cpu\?\)"):
         fingerprint("cpuu")

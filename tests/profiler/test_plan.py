@@ -74,3 +74,11 @@ def test_what_the_device_cannot_run_carries_the_reason():
     reasons = {(c.op.kind, c.op.precision): c.why_not for c in cells}
     assert reasons["linear", "w8a8"] == "this device has no w8a8"
     assert reasons["linear", "w32"] is None
+
+
+def test_several_workloads_share_their_cells():
+    one, eight = Workload(), Workload(batch=8)
+    both = [c.op for c in plan(tiny_space(), [one, eight], BACKEND)]
+    assert len(both) == len(set(both))
+    assert set(both) == {c.op for w in (one, eight) for c in plan(tiny_space(), w, BACKEND)}
+    assert {op.m for op in both if op.kind == "linear"} == {1, 8, one.prompt, 8 * one.prompt}

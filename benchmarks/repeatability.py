@@ -1,0 +1,109 @@
+"""How far the value of a cell moves between processes while another program comes and goes on one core."""
+
+from __future__ import annotations
+
+import json
+import random
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict
+
+import numpy as np
+
+from benchmarks.common import parser, publish
+from hwfit.kernels.registry import get_backend
+from hwfit.models.llama import load_shape, open_model
+from hwfit.profiler.anchor import Anchor, Pace
+from hwfit.profiler.device import fingerprint
+from hwfit.profiler.plan import plan
+from hwfit.profiler.protocol import Rules, batches, measure
+from hwfit.progress import track
+from hwfit.space import Space
+from hwfit.workload import Workload
+
+BURST = 5.0
+"""Seconds that the other program runs, and rests, in turns."""
+BUSY = "while True: pass"
+
+
+@contextmanager
+def disturbance() -> Iterator[None]:
+    """One core is kept busy every other `BURST` seconds."""
+    done = threading.Event()
+    program = subprocess.Popen([sys.executable, "-c", BUSY])
+
+    def alternate() -> None:
+        while not done.wait(BURST):
+            program.send_signal(signal.SIGSTOP)
+            done.wait(BURST)
+            program.send_signal(signal.SIGCONT)
+
+    thread = threading.Thread(target=alternate)
+    thread.start()
+    try:
+        yield
+    finally:
+        done.set()
+        thread.join()
+        program.kill()
+        program.wait()
+
+
+def child(model: str, cells: int, reference: Pace | None) -> None:
+    """One process: measure the cells and print the pace they refer to, and name -> [p10, spread]."""
+    space, backend, rules = Space.default(load_shape(open_model(model))), get_backend("cpu"), Rules()
+    l3 = fingerprint("cpu").l3
+    ops = [cell.op for cell in plan(space, Workload(), backend) if cell.stage == "coarse" and not cell.why_not]
+    chosen = sorted(random.Random(40).sample(ops, min(cells, len(ops))))
+    anchor = Anchor(backend, l3, reference)
+    readings = [r for group in batches(chosen, backend, l3, rules) for r in measure(group, backend, anchor, l3, rules)]
+    assert anchor.reference
+    print(json.dumps({str(r.op): [r.summary.p10, r.summary.spread] for r in readings}))
+    print(json.dumps(asdict(anchor.reference)))
+
+
+def main() -> None:
+    arguments = parser(__doc__)
+    arguments.add_argument("--model", default="smollm2-135m")
+    arguments.add_argument("--cells", type=int, default=40)
+    arguments.add_argument("--processes", type=int, default=5)
+    arguments.add_argument("--child", help="(internal) one of the processes, and the pace its values refer to")
+    options = arguments.parse_args()
+    if options.child:
+        raw = json.loads(options.child)
+        return child(options.model, options.cells, Pace(**raw) if raw else None)
+    values: dict[str, list[float]] = {}
+    unstable: set[str] = set()
+    reference = "{}"
+    with disturbance():
+        command = [sys.executable, "-m", "benchmarks.repeatability", "--model", options.model]
+        command += ["--cells", str(options.cells), "--child"]
+        with track(options.processes, "Processes") as advance:
+            for _ in range(options.processes):
+                done = subprocess.run([*command, reference], stdout=subprocess.PIPE, text=True, check=True)
+                readings, reference = done.stdout.splitlines()[-2:]
+                for name, (value, wide) in json.loads(readings).items():
+                    values.setdefault(name, []).append(value)
+                    if wide > Rules().unstable:
+                        unstable.add(name)
+                advance()
+    spread = {name: (max(v) - min(v)) / float(np.median(v)) for name, v in values.items()}
+    settled = np.array([s for name, s in spread.items() if name not in unstable])
+    for name in sorted(spread, key=lambda n: -spread[n])[:8]:
+        print(f"{spread[name]:6.1%}  {'UNSTABLE ' if name in unstable else ''}{name}")
+    figures = {
+        "cells": float(len(spread)),
+        "unstable": float(len(unstable)),
+        "spread.median": float(np.median(settled)),
+        "spread.p90": float(np.quantile(settled, 0.9)),
+        "spread.worst": float(settled.max()),
+    }
+    publish("repeatability", figures, options.json)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,126 @@
+"""Configurations: the tile shapes that may run a linear, few enough that all of them are compiled and checked.
+
+    fma       one row of x; `bn` outputs and `bk` 16-byte units of codes a step
+    dot       tensor cores; [bn, bm] tiles of yᵀ
+    dense     the weight dequantised to 16 bits, then cuBLAS
+    library   int8 cuBLAS (torch._int_mm), then the scales
+
+`split` programs share the K of one tile, so that a narrow or short product still fills the device.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from hwfit.kernels.triton_pack import COUNTERS, chunk_size, k_padding
+from hwfit.precision import Precision
+
+Variant = Literal["fma", "dot", "dense", "library"]
+
+SHARED_MEMORY = {80: 163 << 10, 86: 99 << 10, 87: 163 << 10, 89: 99 << 10, 90: 227 << 10, 100: 227 << 10}
+"""Bytes of shared memory a program may use, by compute capability; unknown ones get the least."""
+MULTIPROCESSORS = 132  # of an H200 (A100: 108): how many programs `split` aims for
+
+
+@dataclass(frozen=True, order=True)
+class Config:
+    """Tile sizes and launch settings of one kernel. 0 where a variant has no such setting."""
+
+    variant: Variant
+    bm: int = 0
+    bn: int = 0
+    bk: int = 0
+    split: int = 1
+    warps: int = 4
+    stages: int = 1
+
+    def __str__(self) -> str:
+        sizes = {"bm": self.bm, "bn": self.bn, "bk": self.bk, "split": self.split}
+        told = [f"{key}{value}" for key, value in sizes.items() if value]
+        return " ".join([self.variant, *told, f"warps{self.warps}", f"stages{self.stages}"])
+
+
+DENSE = Config("dense")
+LIBRARY = Config("library")
+
+# (bm, bn, warps, stages) by the number of rows they are for
+_TILES: tuple[tuple[range, tuple[tuple[int, int, int, int], ...]], ...] = (
+    (range(1, 17), ((16, 64, 2, 4), (16, 64, 4, 4), (16, 128, 4, 3))),
+    (range(17, 65), ((32, 64, 4, 4), (64, 64, 4, 3), (64, 128, 4, 3))),
+    (range(65, 1 << 62), ((64, 64, 4, 3), (64, 128, 4, 3), (128, 128, 8, 3), (128, 256, 8, 3))),
+)
+_FMA = ((16, 16, 4), (32, 16, 4))  # bn, bk, warps
+
+
+def candidates(m: int, n: int, k: int, p: Precision, sm: int) -> tuple[Config, ...]:
+    """What is worth timing for `[m, k] -> [m, n]`: fits the shared memory of `sm`, fills the device if it can.
+
+    Empty for precisions that need no kernel of ours (16 bits).
+    """
+    if p.weight_bits >= 16:
+        return ()
+    found: list[Config] = []
+    if m == 1 and p.act_bits == 16:
+        units = _row_bytes(p, k) // 16
+        for bn, bk, warps in _FMA:
+            steps = -(-units // bk)
+            found += [Config("fma", 0, bn, bk, split, warps) for split in _splits(-(-n // bn), steps, 8)]
+    tiles = next(shapes for rows, shapes in _TILES if m in rows)
+    for bm, bn, warps, stages in tiles:
+        if (bm > 64 and bm >= 2 * m) or bm * bn // warps > _sums_a_warp(p):
+            continue
+        tile_steps = -(-k // step_inputs(p, k))
+        fitting = min(stages, SHARED_MEMORY.get(sm, 99 << 10) // stage_bytes(bm, bn, p, k))
+        if fitting < 2:
+            continue
+        programs = -(-m // bm) * -(-n // bn)
+        for split in _splits(programs, tile_steps, 4):
+            found.append(Config("dot", bm, bn, 0, split, warps, fitting))
+    if m >= 256 and p.act_bits == 16:
+        found.append(DENSE)
+    if m > 16 and p.weight_bits == 8 and p.act_bits == 8 and not p.group and not p.float8 and n % 8 == 0:
+        found.append(LIBRARY)
+    return tuple(found)
+
+
+def default_config(m: int, p: Precision) -> Config:
+    """A configuration that runs anywhere, also in the interpreter: small tiles, no pipeline."""
+    if m == 1 and p.act_bits == 16:
+        return Config("fma", 0, 16, 16)
+    return Config("dot", 16 if m <= 16 else 64, 64, 0, stages=2)
+
+
+def step_bytes(p: Precision, k: int) -> int:
+    """Bytes of a row that one step of a `dot` kernel takes: one block, but 128 inputs of 8 bits where that fits."""
+    if p.weight_bits == 8 and p.act_bits == 8 and k % 128 == 0 and p.group in (None, 128):
+        return 128
+    return chunk_size(p.weight_bits, p.group, k)
+
+
+def step_inputs(p: Precision, k: int) -> int:
+    return step_bytes(p, k) * 8 // p.weight_bits
+
+
+def stage_bytes(bm: int, bn: int, p: Precision, k: int) -> int:
+    """Shared memory of one pipeline stage: a tile of activations and a tile of packed codes."""
+    step = step_inputs(p, k)
+    return bm * step * p.act_bits // 8 + bn * step * p.weight_bits // 8
+
+
+def _sums_a_warp(p: Precision) -> int:
+    """Sums that fit a warp's registers: half as many where each step's own sums are added to others."""
+    return 2048 if p.act_bits == 8 and (p.group or p.float8) else 4096
+
+
+def _row_bytes(p: Precision, k: int) -> int:
+    return (k + k_padding(k, step_inputs(p, k))) * p.weight_bits // 8
+
+
+def _splits(programs: int, steps: int, per_multiprocessor: int) -> list[int]:
+    """No split where programs abound; else two or three that bring 1 to `per_multiprocessor` programs to each."""
+    if programs > COUNTERS or programs >= 2 * MULTIPROCESSORS * per_multiprocessor:
+        return [1]
+    wanted = [s for s in (1, 2, 4, 8, 16, 32) if s <= max(1, steps // 2)]
+    filling = [s for s in wanted if MULTIPROCESSORS <= programs * s <= 2 * MULTIPROCESSORS * per_multiprocessor]
+    return filling or [wanted[-1]]

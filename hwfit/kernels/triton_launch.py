@@ -1,0 +1,202 @@
+"""Launch: one linear at one configuration. Shapes and precisions are checked by `triton_linear`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+import triton
+from torch import Tensor
+from triton.runtime.interpreter import InterpretedFunction
+
+from hwfit.errors import HwfitError
+from hwfit.kernels.triton_configs import Config, step_bytes
+from hwfit.kernels.triton_fp8 import fp8_dot
+from hwfit.kernels.triton_int8 import int8_dot, quantise_rows, rescale
+from hwfit.kernels.triton_pack import COUNTERS, FP8_TOP, GpuWeight
+from hwfit.kernels.triton_weight_only import dequantise_rows, weight_only_dot, weight_only_fma
+
+INTERPRETED = isinstance(quantise_rows, InterpretedFunction)
+"""Kernels run on CPU tensors, in Python: TRITON_INTERPRET=1 was set before triton was imported."""
+
+Kernel = Any
+
+
+@dataclass(frozen=True)
+class Launch:
+    """One kernel as it is started: what a compiler needs to know of it, and no more."""
+
+    kernel: Kernel
+    grid: tuple[int, ...]
+    arguments: tuple[Tensor | int, ...]
+    constants: dict[str, Any]
+    warps: int
+    stages: int
+
+
+_recorded: list[Launch] | None = None
+
+
+@contextmanager
+def recording() -> Iterator[list[Launch]]:
+    """Inside, kernels are listed instead of run, so that tensors may be on the `meta` device."""
+    global _recorded
+    _recorded = launches = []
+    try:
+        yield launches
+    finally:
+        _recorded = None
+
+
+def launch(x: Tensor, w: GpuWeight, config: Config) -> Tensor:
+    """`x[m, k] -> [m, n]`. Raises `HwfitError` for a configuration that cannot run this linear."""
+    p = w.precision
+    if p.float8:
+        return _fp8(x, w, config)
+    if p.act_bits == 8:
+        return _library(x, w) if config.variant == "library" else _int8(x, w, config)
+    match config.variant:
+        case "fma":
+            return _fma(x, w, config)
+        case "dense":
+            return F.linear(x, dense(w, x.dtype))
+    return _weight_only(x, w, config)
+
+
+def quantised_rows(x: Tensor, padded: int, float8: bool = False) -> tuple[Tensor, Tensor]:
+    """`x[m, k]` as codes `[m, padded]` (int8, or e4m3) and fp32 scales `[m]`."""
+    m, k = x.shape
+    codes = torch.empty(m, padded, dtype=torch.float8_e4m3fn if float8 else torch.int8, device=x.device)
+    scales = torch.empty(m, dtype=torch.float32, device=x.device)
+    block = triton.next_power_of_2(padded)
+    sizes: dict[str, Any] = {"TOP": FP8_TOP if float8 else 127, "EXACT": INTERPRETED and float8, "BK": block}
+    _run(quantise_rows, (m,), (x, codes, scales, k, padded), sizes, rows_warps(padded))
+    return codes, scales
+
+
+def rows_warps(padded: int) -> int:
+    """Warps of `quantise_rows`: at most 64 elements a thread up to 32,768 of them."""
+    return min(16, max(4, triton.next_power_of_2(padded) // 1024))
+
+
+def dense(w: GpuWeight, dtype: torch.dtype) -> Tensor:
+    """The dequantised weight `[n, k]` in 16 bits."""
+    out = torch.empty(w.n, w.k, dtype=dtype, device=w.device)
+    blocks = w.codes.shape[1] // w.chunk
+    grid = (-(-w.n // 32), -(-blocks // 2))
+    _run(dequantise_rows, grid, (*_stored(w), out, w.n, w.k, blocks), {**_layout(w), "BN": 32, "BB": 2})
+    return out
+
+
+def _fma(x: Tensor, w: GpuWeight, c: Config) -> Tensor:
+    if x.shape[0] != 1 or not c.bn or not c.bk:
+        raise HwfitError(f"configuration '{c}' is for one row of activations, not {x.shape[0]}")
+    y, work, grid = _output(x, w, c, -(-w.n // c.bn))
+    words = w.codes.view(torch.int32)
+    magic = (127 + w.precision.weight_bits) << 23  # 2^bits as fp32
+    fours = (x if x.storage_offset() % 4 == 0 else x.clone()).view(torch.int64)
+    arguments = (fours, words, *_stored(w)[1:], y, work, w.counters, w.n, w.k, words.shape[1] // 4, c.split, magic)
+    _run(weight_only_fma, grid, arguments, {**_layout(w), "BN": c.bn, "BU": c.bk}, c.warps, c.stages)
+    return y
+
+
+def _weight_only(x: Tensor, w: GpuWeight, c: Config) -> Tensor:
+    y, work, grid = _output(x, w, c, _tiles(x, w, c))
+    blocks = w.codes.shape[1] // w.chunk
+    arguments = (x, *_stored(w), y, work, w.counters, x.shape[0], w.n, w.k, blocks, c.split)
+    modes = {"EVEN_K": w.padded == w.k, "ASM": not INTERPRETED, "SCALE_AFTER": scale_after(w.scales.dtype, c)}
+    _run(weight_only_dot, grid, arguments, {**_layout(w), **modes, "BM": c.bm, "BN": c.bn}, c.warps, c.stages)
+    return y
+
+
+def scale_after(scales: torch.dtype, c: Config) -> bool:
+    """Whether sums are scaled, not weights: always where the scales do not fit fp16."""
+    return c.bm <= 32 or scales == torch.float32
+
+
+def _int8(x: Tensor, w: GpuWeight, c: Config) -> Tensor:
+    y, work, grid = _output(x, w, c, _tiles(x, w, c))
+    codes, row_scales = quantised_rows(x, w.padded)
+    step = step_bytes(w.precision, w.k)
+    arguments = (
+        codes,
+        row_scales,
+        *_stored(w),
+        y,
+        work,
+        w.counters,
+        x.shape[0],
+        w.n,
+        w.codes.shape[1] // step,
+        c.split,
+    )
+    constants = {**_layout(w), "CHUNK": step, "ASM": not INTERPRETED, "BM": c.bm, "BN": c.bn}
+    _run(int8_dot, grid, arguments, constants, c.warps, c.stages)
+    return y
+
+
+def _fp8(x: Tensor, w: GpuWeight, c: Config) -> Tensor:
+    y, work, grid = _output(x, w, c, _tiles(x, w, c))
+    codes, row_scales = quantised_rows(x, w.padded, float8=True)
+    step = step_bytes(w.precision, w.k)
+    arguments = (codes, row_scales, w.codes, w.scales, y, work, w.counters, x.shape[0], w.n, w.padded // step, c.split)
+    _run(fp8_dot, grid, arguments, {"BM": c.bm, "BN": c.bn, "BK": step}, c.warps, c.stages)
+    return y
+
+
+def _library(x: Tensor, w: GpuWeight) -> Tensor:
+    """cuBLAS's int8 product; it wants more than 16 rows and `n` a multiple of 8."""
+    m, n = x.shape[0], w.n
+    if w.precision.group or w.precision.weight_bits != 8 or m <= 16 or n % 8:
+        raise HwfitError(
+            f"configuration 'library' runs w8a8 on more than 16 rows, n a multiple of 8; got {w.precision}"
+        )
+    codes, row_scales = quantised_rows(x, w.padded)
+    sums = torch._int_mm(codes, w.codes.T)
+    y = torch.empty(m, n, dtype=x.dtype, device=x.device)
+    grid = (-(-m // 32), -(-n // 128))
+    _run(rescale, grid, (sums, row_scales, w.scales, y, m, n), {"BM": 32, "BN": 128})
+    return y
+
+
+def _output(x: Tensor, w: GpuWeight, c: Config, tiles: int) -> tuple[Tensor, Tensor, tuple[int, int]]:
+    """`y`, the workspace of partial sums, and the grid."""
+    if c.split > 1 and tiles > COUNTERS:
+        raise HwfitError(f"configuration '{c}' splits {tiles} tiles; at most {COUNTERS} can be")
+    m = x.shape[0]
+    y = torch.empty(m, w.n, dtype=x.dtype, device=x.device)
+    work = torch.empty(c.split * m * w.n if c.split > 1 else 1, dtype=torch.float32, device=x.device)
+    return y, work, (tiles, c.split)
+
+
+def _tiles(x: Tensor, w: GpuWeight, c: Config) -> int:
+    if c.variant != "dot" or not c.bm or not c.bn:
+        raise HwfitError(f"configuration '{c}' does not run {w.precision} with {x.shape[0]} rows; use variant 'dot'")
+    return -(-x.shape[0] // c.bm) * -(-w.n // c.bn)
+
+
+def _stored(w: GpuWeight) -> tuple[Tensor, Tensor, Tensor]:
+    return w.codes, w.scales, w.counters if w.zeros is None else w.zeros
+
+
+def _layout(w: GpuWeight) -> dict[str, int | bool]:
+    p = w.precision
+    return {"BITS": p.weight_bits, "CHUNK": w.chunk, "GROUP": p.group or 0, "HAS_ZERO": w.zeros is not None}
+
+
+def _run(
+    kernel: Kernel,
+    grid: tuple[int, ...],
+    arguments: tuple[Tensor | int, ...],
+    constants: dict[str, Any],
+    warps: int = 4,
+    stages: int = 1,
+) -> None:
+    if _recorded is None:
+        kernel[grid](*arguments, **constants, num_warps=warps, num_stages=stages)
+    else:
+        _recorded.append(Launch(kernel, grid, arguments, constants, warps, stages))

@@ -1,0 +1,239 @@
+"""W8A16, W4A16 and W2A16: integer weights, 16-bit activations, fp32 sums.
+
+Codes become floats without a conversion: OR-ing code c into the mantissa of 1024 (fp16) or 128 (bf16) gives exactly
+1024 + c or 128 + c, and one subtraction takes the constant and the zero point off together.
+
+    weight_only_fma   one row of x: fp32 multiply-adds on all cores, whole 16-byte words of codes in registers
+    weight_only_dot   tensor cores; K may be split over several programs (`triton_tile.finish`)
+    dequantise_rows   the weight in 16 bits, for cuBLAS: at hundreds of rows writing it once is the smaller cost
+
+`weight_only_fma` shifts each code to the top of an fp32's mantissa, where a mask and an OR with 2^bits give the number
+2^bits + c. That constant and the zero point come off once a 16-byte unit, times the sum of its x.
+"""
+
+import triton
+import triton.language as tl
+
+from hwfit.kernels.triton_tile import finish, group_of, span_of, tile_of
+
+
+@triton.constexpr_function
+def spread_asm(shift, bits, exponent):
+    """PTX that takes one code out of each of four bytes and puts `exponent` above it: two fp16 or bf16 a register."""
+    mask = ((1 << bits) - 1) * 0x01010101
+    return f"""{{
+        .reg .b32 t;
+        shr.u32 t, $2, {shift};
+        and.b32 t, t, {mask};
+        prmt.b32 $0, t, {exponent * 0x01010101}, 0x4140;
+        prmt.b32 $1, t, {exponent * 0x01010101}, 0x4342;
+    }}"""
+
+
+@triton.jit
+def to_float(packed, minus, LANE: tl.constexpr, BITS: tl.constexpr, ASM: tl.constexpr, dtype: tl.constexpr):
+    """Codes of one lane of uint8 `packed` minus the zero points `minus`, exactly, as `dtype` (fp16 or bf16).
+
+    ASM has PTX spread four bytes at a time, which LLVM does one by one; the interpreter has no PTX.
+    """
+    if dtype == tl.bfloat16 and BITS < 8:  # 128 + c is exact in bf16, 1024 + c is not
+        if ASM:
+            asm: tl.constexpr = spread_asm(BITS * LANE, BITS, 0x43)
+            magic = tl.inline_asm_elementwise(asm, "=r,=r,r", [packed], dtype=tl.bfloat16, is_pure=True, pack=4)
+        else:
+            code = (packed >> (BITS * LANE)) & ((1 << BITS) - 1)
+            magic = (code.to(tl.uint16) | 0x4300).to(tl.bfloat16, bitcast=True)
+        return magic - (minus + 128).to(tl.bfloat16)
+    else:
+        if ASM:
+            asm: tl.constexpr = spread_asm(BITS * LANE, BITS, 0x64)
+            magic = tl.inline_asm_elementwise(asm, "=r,=r,r", [packed], dtype=tl.float16, is_pure=True, pack=4)
+        else:
+            code = (packed >> (BITS * LANE)) & ((1 << BITS) - 1)
+            magic = (code.to(tl.uint16) | 0x6400).to(tl.float16, bitcast=True)
+        return (magic - (minus + 1024).to(tl.float16)).to(dtype)
+
+
+@triton.jit(do_not_specialize=["M", "SPLIT"])
+def weight_only_dot(
+    x,  # [M, K] fp16 or bf16
+    codes,  # [N, BLOCKS * CHUNK] uint8
+    scales,  # [groups, N], [1, N] per channel
+    zeros,  # like scales, uint8; any pointer if not HAS_ZERO
+    y,  # [M, N]
+    work,
+    counters,
+    M,
+    N,
+    K,
+    BLOCKS,
+    SPLIT,
+    BITS: tl.constexpr,
+    CHUNK: tl.constexpr,
+    GROUP: tl.constexpr,  # 0: per channel
+    HAS_ZERO: tl.constexpr,
+    EVEN_K: tl.constexpr,  # no padding
+    ASM: tl.constexpr,
+    SCALE_AFTER: tl.constexpr,  # scale fp32 sums, not weights: exact, and cheaper while BM is small
+    BM: tl.constexpr,
+    BN: tl.constexpr,
+):
+    PER: tl.constexpr = 8 // BITS
+    HALF: tl.constexpr = 1 << (BITS - 1)
+    SHARED: tl.constexpr = GROUP >= PER * CHUNK  # all lanes of a block lie in one group
+    tile_n, tile_m = tile_of(tl.program_id(0), M, N, BM, BN)
+    n, m = tile_n * BN + tl.arange(0, BN), tile_m * BM + tl.arange(0, BM)
+    column = tl.minimum(n, N - 1)
+    i = tl.arange(0, CHUNK)
+    bytes_at = codes + column[:, None].to(tl.int64) * (BLOCKS * CHUNK) + i[None, :]
+    x_at = x + m[None, :].to(tl.int64) * K + i[:, None]
+    real = (m < M)[None, :]
+    minus = tl.full((BN, 1), HALF, tl.int32)
+    if HAS_ZERO and GROUP == 0:
+        minus = tl.load(zeros + column).to(tl.int32)[:, None]
+    acc = tl.zeros((BN, BM), tl.float32)
+    first, last = span_of(BLOCKS, SPLIT)
+    for block in range(first, last):
+        packed = tl.load(bytes_at + block * CHUNK)  # [BN, CHUNK]
+        part = tl.zeros((BN, BM), tl.float32)
+        for j in tl.static_range(PER):
+            if not SHARED:
+                part = tl.zeros((BN, BM), tl.float32)
+            k = (block * PER + j) * CHUNK
+            if EVEN_K:
+                xt = tl.load(x_at + k, mask=real, other=0.0)  # [CHUNK, BM]
+            else:
+                xt = tl.load(x_at + k, mask=real & ((k + i)[:, None] < K), other=0.0)
+            group = 0
+            if GROUP:
+                group = group_of(block, j, PER * CHUNK, CHUNK, GROUP)
+                if HAS_ZERO:
+                    minus = tl.load(zeros + group * N + column).to(tl.int32)[:, None]
+            w = to_float(packed, minus, j, BITS, ASM, x.dtype.element_ty)
+            if GROUP == 0:
+                acc = tl.dot(w, xt, acc)
+            else:
+                scale = tl.load(scales + group * N + column)[:, None]
+                if not SCALE_AFTER:
+                    acc = tl.dot(w * scale.to(w.dtype), xt, acc)
+                else:
+                    part = tl.dot(w, xt, part)
+                    if not SHARED or j == PER - 1:
+                        acc += part * scale.to(tl.float32)
+    if GROUP == 0:
+        acc *= tl.load(scales + column)[:, None].to(tl.float32)
+    finish(acc, y, work, counters, n, m, M, N, SPLIT)
+
+
+@triton.jit(do_not_specialize=["SPLIT", "MAGIC"])
+def weight_only_fma(
+    x,  # [K / 4] int64: four 16-bit activations each
+    words,  # [N, 4 * UNITS] int32: the codes, four bytes a word
+    scales,
+    zeros,
+    y,  # [N]
+    work,
+    counters,
+    N,
+    K,
+    UNITS,  # 16-byte units a row
+    SPLIT,
+    MAGIC,  # bits of 2^BITS as fp32; an argument, since one instruction has no room for two constants
+    BITS: tl.constexpr,
+    CHUNK: tl.constexpr,
+    GROUP: tl.constexpr,
+    HAS_ZERO: tl.constexpr,
+    BN: tl.constexpr,
+    BU: tl.constexpr,  # units a step
+):
+    PER: tl.constexpr = 8 // BITS
+    TOP: tl.constexpr = 23 - BITS  # where a code's lowest bit goes in the mantissa
+    MASK: tl.constexpr = ((1 << BITS) - 1) << TOP
+    SHARED: tl.constexpr = GROUP == 0 or GROUP >= PER * CHUNK  # all codes of a unit have one scale
+    n = tl.program_id(0) * BN + tl.arange(0, BN)
+    column = tl.minimum(n, N - 1)
+    row = words + column.to(tl.int64)[:, None, None] * (4 * UNITS)
+    i = tl.arange(0, 4)
+    minus = tl.full((BN, 1), 1 << (BITS - 1), tl.float32)
+    if HAS_ZERO and GROUP == 0:
+        minus = tl.load(zeros + column).to(tl.float32)[:, None]
+    acc = tl.zeros((BN, BU), tl.float32)
+    first, last = span_of(tl.cdiv(UNITS, BU), SPLIT)
+    for step in range(first, last):
+        unit = step * BU + tl.arange(0, BU)
+        known = (unit < UNITS)[None, :]
+        at = unit[None, :, None] * 4 + i[None, None, :]
+        word = tl.load(row + at, mask=known[:, :, None], other=0)  # [BN, BU, 4]
+        block = unit * 16 // CHUNK
+        dot = tl.zeros((BN, BU, 4), tl.float32)
+        sum_x = tl.zeros((1, BU, 4), tl.float32)
+        for j in tl.static_range(PER):
+            k = (block * PER + j) * CHUNK + unit * 16 % CHUNK  # [BU], of the unit's first byte
+            at = k[None, :, None] // 4 + i[None, None, :]
+            four = tl.load(x + at, mask=(k < K)[None, :, None], other=0)  # [1, BU, 4]
+            if not SHARED:
+                dot = tl.zeros((BN, BU, 4), tl.float32)
+                sum_x = tl.zeros((1, BU, 4), tl.float32)
+            for b in tl.static_range(4):
+                xb = ((four >> (16 * b)) & 0xFFFF).to(tl.uint16).to(y.dtype.element_ty, bitcast=True).to(tl.float32)
+                if 8 * b + BITS * j < TOP:  # noqa: SIM108
+                    field = word << (TOP - (8 * b + BITS * j))
+                else:
+                    field = word >> (8 * b + BITS * j - TOP)
+                dot += xb * ((field & MASK) | MAGIC).to(tl.float32, bitcast=True)
+                sum_x += xb
+            if not SHARED or j == PER - 1:
+                group = column[:, None]
+                offset = minus
+                if GROUP:
+                    group += (group_of(block, j, PER * CHUNK, CHUNK, GROUP) * N)[None, :]
+                    if HAS_ZERO:
+                        offset = tl.load(zeros + group, mask=known, other=0).to(tl.float32)
+                dot -= sum_x * (offset + (1 << BITS))[:, :, None]
+                part = tl.sum(dot, 2)  # [BN, BU]
+                if GROUP:
+                    part *= tl.load(scales + group, mask=known, other=0.0).to(tl.float32)
+                acc += part
+    out = tl.sum(acc, 1)  # [BN]
+    if GROUP == 0:
+        out *= tl.load(scales + column).to(tl.float32)
+    finish(out[:, None], y, work, counters, n, tl.arange(0, 1), 1, N, SPLIT)
+
+
+@triton.jit
+def dequantise_rows(
+    codes,
+    scales,
+    zeros,
+    out,  # [N, K] fp16 or bf16
+    N,
+    K,
+    BLOCKS,
+    BITS: tl.constexpr,
+    CHUNK: tl.constexpr,
+    GROUP: tl.constexpr,
+    HAS_ZERO: tl.constexpr,
+    BN: tl.constexpr,
+    BB: tl.constexpr,  # blocks a program
+):
+    PER: tl.constexpr = 8 // BITS
+    HALF: tl.constexpr = 1 << (BITS - 1)
+    n = tl.program_id(0) * BN + tl.arange(0, BN)
+    column = tl.minimum(n, N - 1)
+    byte = tl.program_id(1) * (BB * CHUNK) + tl.arange(0, BB * CHUNK)
+    row = codes + column[:, None].to(tl.int64) * (BLOCKS * CHUNK)
+    real = (n < N)[:, None] & (byte < BLOCKS * CHUNK)[None, :]
+    packed = tl.load(row + byte[None, :], mask=real, other=0)
+    for j in tl.static_range(PER):
+        k = (byte // CHUNK * PER + j) * CHUNK + byte % CHUNK  # [BB * CHUNK]
+        w = ((packed >> (BITS * j)) & ((1 << BITS) - 1)).to(tl.float32)
+        group = column[:, None]
+        if GROUP:
+            group += (k // GROUP * N)[None, :]
+        if HAS_ZERO:
+            w -= tl.load(zeros + group, mask=real, other=0).to(tl.float32)
+        else:
+            w -= HALF
+        w *= tl.load(scales + group, mask=real, other=0.0).to(tl.float32)
+        at = n[:, None].to(tl.int64) * K + k[None, :]
+        tl.store(out + at, w.to(out.dtype.element_ty), mask=real & (k < K)[None, :])
