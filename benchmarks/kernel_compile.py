@@ -25,7 +25,7 @@ from hwfit.precision import KNOWN, Precision
 from hwfit.progress import track
 
 TARGETS = (80, 90)
-ROWS = (1, 16, 128, 2048)
+ROWS = (1, 16, 64, 128, 2048)
 SHAPES = (  # n, k
     *((4096, 4096), (1024, 4096), (14336, 4096), (4096, 14336), (128256, 4096)),
     *((2048, 2048), (512, 2048), (8192, 2048), (2048, 8192), (128256, 2048)),
@@ -52,11 +52,13 @@ class Job:
     constants: tuple[tuple[str, Any], ...]
     warps: int
     stages: int
+    max_registers: int
 
     def __str__(self) -> str:
         constants = " ".join(f"{name}={value}" for name, value in self.constants)
         types = ",".join(dict.fromkeys(type_ for _, type_, _ in self.arguments if "fp" in type_ or type_ == "*bf16"))
-        return f"sm_{self.sm} {self.kernel.__name__}({types}) {constants} warps={self.warps} stages={self.stages}"
+        settings = f"warps={self.warps} stages={self.stages} maxnreg={self.max_registers}"
+        return f"sm_{self.sm} {self.kernel.__name__}({types}) {constants} {settings}"
 
 
 @dataclass(frozen=True)
@@ -95,9 +97,8 @@ def _job(launch: Any, sm: int) -> Job:
         else:
             divisible = value % 16 == 0 and not parameter.do_not_specialize
             arguments.append((parameter.name, "i32", divisible))
-    return Job(
-        launch.kernel, sm, tuple(arguments), tuple(sorted(launch.constants.items())), launch.warps, launch.stages
-    )
+    constants, c = tuple(sorted(launch.constants.items())), launch.config
+    return Job(launch.kernel, sm, tuple(arguments), constants, c.warps, c.stages, c.registers)
 
 
 def compile_job(job: Job) -> Usage:
@@ -111,7 +112,7 @@ def compile_job(job: Job) -> Usage:
     position = {name: i for i, name in enumerate(job.kernel.arg_names)}
     attributes = {(position[name],): [["tt.divisibility", 16]] for name, _, divisible in job.arguments if divisible}
     source = ASTSource(job.kernel, signature, dict(job.constants), attributes)
-    options = {"num_warps": job.warps, "num_stages": job.stages}
+    options = {"num_warps": job.warps, "num_stages": job.stages, "maxnreg": job.max_registers or None}
     compiled = triton_compile(source, target=GPUTarget("cuda", job.sm, 32), options=options)
     return usage(compiled.asm["cubin"], compiled.metadata.shared)
 

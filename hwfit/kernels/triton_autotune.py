@@ -1,7 +1,7 @@
 """Autotune: time every candidate once per device and shape, and remember the fastest.
 
-Candidates run from a CUDA graph over copies of the weight that together exceed the L2 twice, as in a model, where
-each layer streams from memory. Rows are tuned by bucket (1, 16, then powers of two). Choices are kept in
+Candidates run from a CUDA graph over copies of the weight that exceed the L2 four times, as in a model, where each
+layer streams from memory. Rows are tuned by bucket (1, 16, then powers of two). Choices are kept in
 `$XDG_CACHE_HOME/hwfit/triton/<device>.json`; one file a device, thrown away when the kernels or triton change.
 """
 
@@ -84,7 +84,7 @@ def tune(x: Tensor, w: GpuWeight) -> Config:
     rows = bucket(x.shape[0])
     trial = torch.randn(rows, w.k, dtype=x.dtype, device=x.device)
     l2 = torch.cuda.get_device_properties(x.device).L2_cache_size
-    copies = [w, *(w.clone() for _ in range(min(63, 2 * l2 // w.nbytes)))]
+    copies = [w, *(w.clone() for _ in range(min(255, 4 * l2 // w.nbytes)))]
     times: dict[Config, float] = {}
     failures: list[str] = []
     for config in candidates(rows, w.n, w.k, w.precision, 10 * major + minor):

@@ -10,7 +10,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Literal
 
 from hwfit.kernels.triton_pack import COUNTERS, chunk_size, k_padding
@@ -34,22 +34,25 @@ class Config:
     split: int = 1
     warps: int = 4
     stages: int = 1
+    registers: int = 0  # a thread may use; left to itself, the compiler sometimes spills to fit more programs
 
     def __str__(self) -> str:
-        sizes = {"bm": self.bm, "bn": self.bn, "bk": self.bk, "split": self.split}
-        told = [f"{key}{value}" for key, value in sizes.items() if value]
-        return " ".join([self.variant, *told, f"warps{self.warps}", f"stages{self.stages}"])
+        if self.variant in ("dense", "library"):
+            return self.variant
+        sizes = {name: value for name, value in asdict(self).items() if name != "variant" and value}
+        return " ".join([self.variant, *(f"{name}{value}" for name, value in sizes.items())])
 
 
 DENSE = Config("dense")
 LIBRARY = Config("library")
 
-# (bm, bn, warps, stages) by the number of rows they are for
-_TILES: tuple[tuple[range, tuple[tuple[int, int, int, int], ...]], ...] = (
-    (range(1, 17), ((16, 64, 2, 4), (16, 64, 4, 4), (16, 128, 4, 3))),
-    (range(17, 65), ((32, 64, 4, 4), (64, 64, 4, 3), (64, 128, 4, 3))),
-    (range(65, 1 << 62), ((64, 64, 4, 3), (64, 128, 4, 3), (128, 128, 8, 3), (128, 256, 8, 3))),
-)
+# bm, bn, warps, stages, registers; by the largest number of rows they are for. Two warps are below what Hopper's
+# warp-group instructions need, and the older ones take 8-bit codes from shared memory four at a time instead of two.
+_TILES = {
+    16: ((16, 64, 2, 4, 0), (16, 128, 4, 3, 0)),
+    64: ((32, 64, 4, 4, 0), (64, 64, 4, 3, 160), (64, 128, 4, 3, 0)),
+    1 << 62: ((64, 64, 4, 3, 160), (64, 128, 4, 3, 0), (128, 128, 8, 3, 0), (128, 256, 8, 3, 0)),
+}
 _FMA = ((16, 16, 4), (32, 16, 4))  # bn, bk, warps
 
 
@@ -65,10 +68,9 @@ def candidates(m: int, n: int, k: int, p: Precision, sm: int) -> tuple[Config, .
         units = _row_bytes(p, k) // 16
         for bn, bk, warps in _FMA:
             steps = -(-units // bk)
-            found += [Config("fma", 0, bn, bk, split, warps) for split in _splits(-(-n // bn), steps, 8)]
-    tiles = next(shapes for rows, shapes in _TILES if m in rows)
-    for bm, bn, warps, stages in tiles:
-        if (bm > 64 and bm >= 2 * m) or bm * bn // warps > _sums_a_warp(p):
+            found += [Config("fma", 0, bn, bk, s, warps, 1, 128) for s in _splits(-(-n // bn), steps, 8)]
+    for bm, bn, warps, stages, registers in next(tiles for rows, tiles in _TILES.items() if m <= rows):
+        if (bm > 64 and bm >= 2 * m) or _would_spill(bm, bn, warps, p, k, sm):
             continue
         tile_steps = -(-k // step_inputs(p, k))
         fitting = min(stages, SHARED_MEMORY.get(sm, 99 << 10) // stage_bytes(bm, bn, p, k))
@@ -76,7 +78,7 @@ def candidates(m: int, n: int, k: int, p: Precision, sm: int) -> tuple[Config, .
             continue
         programs = -(-m // bm) * -(-n // bn)
         for split in _splits(programs, tile_steps, 4):
-            found.append(Config("dot", bm, bn, 0, split, warps, fitting))
+            found.append(Config("dot", bm, bn, 0, split, warps, fitting, registers))
     if m >= 256 and p.act_bits == 16:
         found.append(DENSE)
     if m > 16 and p.weight_bits == 8 and p.act_bits == 8 and not p.group and not p.float8 and n % 8 == 0:
@@ -108,9 +110,13 @@ def stage_bytes(bm: int, bn: int, p: Precision, k: int) -> int:
     return bm * step * p.act_bits // 8 + bn * step * p.weight_bits // 8
 
 
-def _sums_a_warp(p: Precision) -> int:
-    """Sums that fit a warp's registers: half as many where each step's own sums are added to others."""
-    return 2048 if p.act_bits == 8 and (p.group or p.float8) else 4096
+def _would_spill(bm: int, bn: int, warps: int, p: Precision, k: int, sm: int) -> bool:
+    """What `benchmarks.kernel_compile` found: too many sums a thread, beside other sums or unpacked weights."""
+    sums = bm * bn // (32 * warps)
+    several = bool(p.group) and p.group < step_inputs(p, k) and p.weight_bits == 2  # groups a step
+    if p.act_bits == 8:
+        return sums > 64 * (1 + (sm >= 90 and not (p.group or p.float8))) or (several and (sums > 32 or warps == 2))
+    return (sums > 64 and (sm < 90 or bool(p.group))) or (several and sums > 32 and bm < bn and sm < 90)
 
 
 def _row_bytes(p: Precision, k: int) -> int:

@@ -1,3 +1,4 @@
+# pyright: reportOperatorIssue=false, reportGeneralTypeIssues=false, reportArgumentType=false, reportAssignmentType=false
 """W8A8, W4A8 and W2A8: int8 tensor cores, int32 sums, activations rounded to int8 token by token on every call.
 
     quantise_rows   x[m, k] -> int8 codes and one fp32 scale a row, symmetric: code = round(x * 127 / max|row|)
@@ -68,7 +69,7 @@ def to_int8(packed, minus, LANE: tl.constexpr, BITS: tl.constexpr, ASM: tl.const
         return ((packed >> (BITS * LANE)) & ((1 << BITS) - 1)).to(tl.int8) - minus
 
 
-@triton.jit(do_not_specialize=["M", "SPLIT"])
+@triton.jit(do_not_specialize=["M", "BLOCKS", "SPLIT"])
 def int8_dot(
     x,  # [M, BLOCKS * CHUNK * PER] int8, padded like a row of codes
     row_scales,  # [M] fp32

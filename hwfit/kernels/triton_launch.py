@@ -10,6 +10,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 import triton
+import triton.language as tl
 from torch import Tensor
 from triton.runtime.interpreter import InterpretedFunction
 
@@ -20,10 +21,11 @@ from hwfit.kernels.triton_int8 import int8_dot, quantise_rows, rescale
 from hwfit.kernels.triton_pack import COUNTERS, FP8_TOP, GpuWeight
 from hwfit.kernels.triton_weight_only import dequantise_rows, weight_only_dot, weight_only_fma
 
-INTERPRETED = isinstance(quantise_rows, InterpretedFunction)
-"""Kernels run on CPU tensors, in Python: TRITON_INTERPRET=1 was set before triton was imported."""
+INTERPRETED = isinstance(quantise_rows, InterpretedFunction) and isinstance(tl.zeros, InterpretedFunction)
+"""Kernels run on CPU tensors, in Python: TRITON_INTERPRET=1 was set before triton was first imported."""
 
 Kernel = Any
+PLAIN = Config("dense")  # four warps, no pipeline
 
 
 @dataclass(frozen=True)
@@ -31,11 +33,9 @@ class Launch:
     """One kernel as it is started: what a compiler needs to know of it, and no more."""
 
     kernel: Kernel
-    grid: tuple[int, ...]
     arguments: tuple[Tensor | int, ...]
     constants: dict[str, Any]
-    warps: int
-    stages: int
+    config: Config
 
 
 _recorded: list[Launch] | None = None
@@ -74,13 +74,13 @@ def quantised_rows(x: Tensor, padded: int, float8: bool = False) -> tuple[Tensor
     scales = torch.empty(m, dtype=torch.float32, device=x.device)
     block = triton.next_power_of_2(padded)
     sizes: dict[str, Any] = {"TOP": FP8_TOP if float8 else 127, "EXACT": INTERPRETED and float8, "BK": block}
-    _run(quantise_rows, (m,), (x, codes, scales, k, padded), sizes, rows_warps(padded))
+    _run(quantise_rows, (m,), (x, codes, scales, k, padded), sizes, Config("dense", warps=rows_warps(padded)))
     return codes, scales
 
 
 def rows_warps(padded: int) -> int:
     """Warps of `quantise_rows`: at most 64 elements a thread up to 32,768 of them."""
-    return min(16, max(4, triton.next_power_of_2(padded) // 1024))
+    return min(16, max(4, int(triton.next_power_of_2(padded)) // 1024))
 
 
 def dense(w: GpuWeight, dtype: torch.dtype) -> Tensor:
@@ -100,7 +100,7 @@ def _fma(x: Tensor, w: GpuWeight, c: Config) -> Tensor:
     magic = (127 + w.precision.weight_bits) << 23  # 2^bits as fp32
     fours = (x if x.storage_offset() % 4 == 0 else x.clone()).view(torch.int64)
     arguments = (fours, words, *_stored(w)[1:], y, work, w.counters, w.n, w.k, words.shape[1] // 4, c.split, magic)
-    _run(weight_only_fma, grid, arguments, {**_layout(w), "BN": c.bn, "BU": c.bk}, c.warps, c.stages)
+    _run(weight_only_fma, grid, arguments, {**_layout(w), "BN": c.bn, "BU": c.bk}, c)
     return y
 
 
@@ -109,7 +109,7 @@ def _weight_only(x: Tensor, w: GpuWeight, c: Config) -> Tensor:
     blocks = w.codes.shape[1] // w.chunk
     arguments = (x, *_stored(w), y, work, w.counters, x.shape[0], w.n, w.k, blocks, c.split)
     modes = {"EVEN_K": w.padded == w.k, "ASM": not INTERPRETED, "SCALE_AFTER": scale_after(w.scales.dtype, c)}
-    _run(weight_only_dot, grid, arguments, {**_layout(w), **modes, "BM": c.bm, "BN": c.bn}, c.warps, c.stages)
+    _run(weight_only_dot, grid, arguments, {**_layout(w), **modes, "BM": c.bm, "BN": c.bn}, c)
     return y
 
 
@@ -135,7 +135,7 @@ def _int8(x: Tensor, w: GpuWeight, c: Config) -> Tensor:
         c.split,
     )
     constants = {**_layout(w), "CHUNK": step, "ASM": not INTERPRETED, "BM": c.bm, "BN": c.bn}
-    _run(int8_dot, grid, arguments, constants, c.warps, c.stages)
+    _run(int8_dot, grid, arguments, constants, c)
     return y
 
 
@@ -144,7 +144,7 @@ def _fp8(x: Tensor, w: GpuWeight, c: Config) -> Tensor:
     codes, row_scales = quantised_rows(x, w.padded, float8=True)
     step = step_bytes(w.precision, w.k)
     arguments = (codes, row_scales, w.codes, w.scales, y, work, w.counters, x.shape[0], w.n, w.padded // step, c.split)
-    _run(fp8_dot, grid, arguments, {"BM": c.bm, "BN": c.bn, "BK": step}, c.warps, c.stages)
+    _run(fp8_dot, grid, arguments, {"BM": c.bm, "BN": c.bn, "BK": step}, c)
     return y
 
 
@@ -193,10 +193,10 @@ def _run(
     grid: tuple[int, ...],
     arguments: tuple[Tensor | int, ...],
     constants: dict[str, Any],
-    warps: int = 4,
-    stages: int = 1,
+    config: Config = PLAIN,
 ) -> None:
-    if _recorded is None:
-        kernel[grid](*arguments, **constants, num_warps=warps, num_stages=stages)
-    else:
-        _recorded.append(Launch(kernel, grid, arguments, constants, warps, stages))
+    if _recorded is not None:
+        _recorded.append(Launch(kernel, arguments, constants, config))
+        return
+    limit = {"maxnreg": config.registers} if config.registers else {}
+    kernel[grid](*arguments, **constants, num_warps=config.warps, num_stages=config.stages, **limit)

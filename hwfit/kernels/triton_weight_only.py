@@ -1,3 +1,4 @@
+# pyright: reportOperatorIssue=false, reportGeneralTypeIssues=false, reportArgumentType=false, reportAssignmentType=false
 """W8A16, W4A16 and W2A16: integer weights, 16-bit activations, fp32 sums.
 
 Codes become floats without a conversion: OR-ing code c into the mantissa of 1024 (fp16) or 128 (bf16) gives exactly
@@ -54,7 +55,7 @@ def to_float(packed, minus, LANE: tl.constexpr, BITS: tl.constexpr, ASM: tl.cons
         return (magic - (minus + 1024).to(tl.float16)).to(dtype)
 
 
-@triton.jit(do_not_specialize=["M", "SPLIT"])
+@triton.jit(do_not_specialize=["M", "BLOCKS", "SPLIT"])
 def weight_only_dot(
     x,  # [M, K] fp16 or bf16
     codes,  # [N, BLOCKS * CHUNK] uint8
@@ -125,7 +126,7 @@ def weight_only_dot(
     finish(acc, y, work, counters, n, m, M, N, SPLIT)
 
 
-@triton.jit(do_not_specialize=["SPLIT", "MAGIC"])
+@triton.jit(do_not_specialize=["UNITS", "SPLIT", "MAGIC"])
 def weight_only_fma(
     x,  # [K / 4] int64: four 16-bit activations each
     words,  # [N, 4 * UNITS] int32: the codes, four bytes a word
@@ -200,7 +201,7 @@ def weight_only_fma(
     finish(out[:, None], y, work, counters, n, tl.arange(0, 1), 1, N, SPLIT)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["BLOCKS"])
 def dequantise_rows(
     codes,
     scales,

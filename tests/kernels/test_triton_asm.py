@@ -19,14 +19,14 @@ def run(asm: str, outputs: int, *inputs: int) -> list[int]:
     registers = {f"${outputs + i}": value for i, value in enumerate(inputs)}
 
     def value(name: str) -> int:
-        return registers[name] if name in registers else int(name) & WORD
+        return registers[name] if name in registers else int(name, 0) & WORD
 
     for line in asm.strip().strip("{}").split(";"):
         words = re.split(r"[\s,]+", line.strip())
         if words[0] in ("", ".reg"):
             continue
         operation, target, *operands = words
-        a, b, *c = (value(name) for name in operands)
+        a, b, *_ = (value(name) for name in operands)
         match operation.split("."):
             case ["shr", "u32"]:
                 result = a >> b
