@@ -73,16 +73,16 @@ class DemoSettings:
         """Every stage on the real model with as few steps as it takes to pass through it."""
         return cls(
             shares=(1.0, MAIN),
-            profile=Rules(seconds=0.1, min_rounds=4, max_rounds=8),
-            whole_models=4,
-            whole_seconds=1.0,
+            profile=Rules(seconds=0.06, min_rounds=3, max_rounds=6),
+            whole_models=3,
+            whole_seconds=0.5,
             study=StudySettings(seq=64, train=8, validation=8, calibration=4),
             search=SearchSettings(
                 weight_steps=1, steps=1, sequences=1, rank=2, candidates=1, trials=0, remeasure_rounds=1
             ),
             distil=DistilSettings(steps=1, sequences=2, lr=1e-5),
-            exam=Exam(rows=2, seq=128, documents=4),
-            measure_seconds=1.0,
+            exam=Exam(rows=2, seq=128, documents=2),
+            measure_seconds=0.5,
         )
 
 

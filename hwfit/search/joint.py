@@ -186,7 +186,8 @@ class Searcher:
         Those are its best over all precisions and at each single one, which a joint search contains.
         """
         space, harm = self.study.space, self.damage.table
-        allowed = [None, *([p] for p in range(len(space.precisions)))] if precision_moves else [[starts[0].lm_head]]
+        single = [[p] for p in range(len(space.precisions))] if own > 1 else []  # never less damage than over all
+        allowed = [None, *single] if precision_moves else [[starts[0].lm_head]]
         ideal = [best_by_damage(harm, space, self.order, self.cost, limits, options) for options in allowed]
         picks = [*starts, *sorted((p for p in ideal if p), key=self.damage.of)[:own]]
         repaired = [repair(p, harm, space, self.order, self.cost, limits, precision_moves) for p in picks]
