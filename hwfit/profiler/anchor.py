@@ -24,8 +24,6 @@ from hwfit.profiler.sizing import cold_bytes
 if TYPE_CHECKING:
     from hwfit.kernels.registry import Backend
 
-__all__ = ["COMPUTE", "COMPUTE_COPIES", "STREAM", "Anchor", "Pace", "cold_bytes"]
-
 STREAM = linear(1, 1536, 576, "w32")
 COMPUTE = linear(128, 576, 576, "w32")
 COMPUTE_COPIES = 6

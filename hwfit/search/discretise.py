@@ -53,40 +53,50 @@ def most_likely(choices: Choices) -> Picked:
     return Picked(precision=rows, **single)
 
 
-def repair(
-    picked: Picked,
-    damage: Choices,
-    space: Space,
-    block_order: Sequence[int],
-    cost: Cost,
-    limits: Mapping[str, float],
-    precision_moves: bool = True,
-) -> Picked:
+@dataclass(frozen=True)
+class Problem:
+    """What a pick is to be best at: the least `damage` whose `cost` keeps all `limits`.
+
+    `damage` is what each choice costs on its own (nats, shaped like `Choices`); `block_order` lists all blocks, most
+    important first.
+    """
+
+    damage: Choices
+    space: Space
+    block_order: Sequence[int]
+    cost: Cost
+    limits: Mapping[str, float]
+
+    def cost_of(self, picked: Picked) -> Mapping[str, float]:
+        return self.cost(picked.subnet(self.space, self.block_order))
+
+
+def repair(picked: Picked, problem: Problem, precision_moves: bool = True) -> Picked:
     """Change one choice at a time until every limit holds, then spend what slack is left.
 
-    `damage` is what each choice costs on its own (nats, shaped like `Choices`). Going down, the next move is the one
-    that adds the least damage per share of excess cost removed; going up, the one that takes the most away and still
-    fits. Raises `HwfitError` if nothing smaller exists.
+    Going down, the next move is the one that adds the least damage per share of excess cost removed; going up, the
+    one that takes the most away and still fits. Raises `HwfitError` if nothing smaller exists.
     """
-    score = {axis: -getattr(damage, axis) for axis in (*WIDTHS, "lm_head", "precision")}
+    limits = problem.limits
+    score = {axis: -getattr(problem.damage, axis) for axis in (*WIDTHS, "lm_head", "precision")}
 
     def excess(costs: Mapping[str, float]) -> float:
         return sum(max(0.0, costs[name] / limit - 1) for name, limit in limits.items())
 
     def moves() -> Iterator[tuple[float, Picked, float]]:
         """(damage taken away, pick, excess) of every change of one choice."""
-        here = cost(picked.subnet(space, block_order))
+        here = problem.cost_of(picked)
         known: dict[tuple[int, int, int], Mapping[str, float]] = {}
-        for gain, move, alike in _moves(picked, score, space, block_order, precision_moves):
+        for gain, move, alike in _moves(picked, score, problem, precision_moves):
             if alike is None or alike not in known:
-                costs = cost(move.subnet(space, block_order))
+                costs = problem.cost_of(move)
                 if alike is not None:
                     known[alike] = {name: costs[name] - here[name] for name in costs}
             else:
                 costs = {name: here[name] + delta for name, delta in known[alike].items()}
             yield gain, move, excess(costs)
 
-    over = excess(cost(picked.subnet(space, block_order)))
+    over = excess(problem.cost_of(picked))
     while over > 0:
         lighter = [
             (max(-gain, LEAST) / (over - left), move, left) for gain, move, left in moves() if left < over - 1e-9
@@ -100,7 +110,7 @@ def repair(
 
 
 def _moves(
-    picked: Picked, score: dict[str, Tensor], space: Space, block_order: Sequence[int], precision_moves: bool
+    picked: Picked, score: dict[str, Tensor], problem: Problem, precision_moves: bool
 ) -> Iterator[tuple[float, Picked, tuple[int, int, int] | None]]:
     """(damage taken away, pick, key) of every pick that differs on one axis; widths step to a neighbour.
 
@@ -113,12 +123,13 @@ def _moves(
                 yield float(score[axis][to] - score[axis][here]), replace(picked, **{axis: to}), None
     if not precision_moves:
         return
+    space = problem.space
     options = range(len(space.precisions))
     for to in options:
         if to != picked.lm_head:
             yield float(score["lm_head"][to] - score["lm_head"][picked.lm_head]), replace(picked, lm_head=to), None
     table = score["precision"].tolist()
-    for block in block_order[: space.depth[picked.depth]]:
+    for block in problem.block_order[: space.depth[picked.depth]]:
         row = picked.precision[block]
         for i, was in enumerate(row):
             for to in options:

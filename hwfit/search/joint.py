@@ -18,7 +18,7 @@ from hwfit.latency_models.memory import memory
 from hwfit.latency_models.whole import WholeModel
 from hwfit.progress import track
 from hwfit.search.budget import Budget
-from hwfit.search.discretise import Cost, Picked, most_likely, repair, with_precision
+from hwfit.search.discretise import Cost, Picked, Problem, most_likely, repair, with_precision
 from hwfit.search.knapsack import best_by_damage, neighbours
 from hwfit.search.lagrangian import AugmentedLagrangian
 from hwfit.search.optimise import SearchSettings, StepLog, optimise_architecture, priced, train_shared
@@ -47,16 +47,12 @@ SLACK = 0.97
 
 @dataclass(frozen=True)
 class Found:
-    """One searched subnet: the budget it is for, and how it was found.
-
-    `limits` are what the predictor was asked for; re-measuring moves them when the device disagrees.
-    """
+    """One searched subnet: the budget it is for, and how it was found."""
 
     name: str
     budget: Budget
     picked: Picked
     subnet: Subnet
-    limits: dict[str, float]
     log: tuple[StepLog, ...]
     precision_moves: bool = True
 
@@ -98,6 +94,9 @@ class Searcher:
     def cost(self, subnet: Subnet) -> dict[str, float]:
         """Predicted seconds of decode and prefill, bytes of memory."""
         return predicted_cost(self.latency, self.workload, subnet)
+
+    def _problem(self, limits: Mapping[str, float]) -> Problem:
+        return Problem(self.damage.table, self.study.space, self.order, self.cost, limits)
 
     def train_supernet(self, key: str) -> None:
         """Shared weight steps, on architectures sampled around one in the middle of what will be asked for."""
@@ -178,19 +177,20 @@ class Searcher:
             self._best(starts, limits, precision_moves, self.settings.candidates), limits, precision_moves
         )
         subnet = picked.subnet(space, self.order)
-        return Found(name, budget, picked, subnet, limits, tuple(log), precision_moves)
+        return Found(name, budget, picked, subnet, tuple(log), precision_moves)
 
     def _best(self, starts: Sequence[Picked], limits: Mapping[str, float], precision_moves: bool, own: int) -> Picked:
         """The lowest validation loss among the repaired `starts` and up to `own` picks of the damage model.
 
         Those are its best over all precisions and at each single one, which a joint search contains.
         """
-        space, harm = self.study.space, self.damage.table
-        single = [[p] for p in range(len(space.precisions))] if own > 1 else []  # never less damage than over all
+        problem = self._problem(limits)
+        # with one pick asked for, a single precision never has less damage than the best over all
+        single = [[p] for p in range(len(problem.space.precisions))] if own > 1 else []
         allowed = [None, *single] if precision_moves else [[starts[0].lm_head]]
-        ideal = [best_by_damage(harm, space, self.order, self.cost, limits, options) for options in allowed]
+        ideal = [best_by_damage(problem, options) for options in allowed]
         picks = [*starts, *sorted((p for p in ideal if p), key=self.damage.of)[:own]]
-        repaired = [repair(p, harm, space, self.order, self.cost, limits, precision_moves) for p in picks]
+        repaired = [repair(p, problem, precision_moves) for p in picks]
         return min(dict.fromkeys(repaired), key=self.loss_of)
 
     def _refined(self, picked: Picked, limits: Mapping[str, float], precision_moves: bool) -> Picked:
@@ -198,11 +198,11 @@ class Searcher:
 
         Damages do not quite add up; this measures where they matter. At most `settings.trials` losses.
         """
-        space, harm = self.study.space, self.damage.table
+        problem = self._problem(limits)
         allowed = None if precision_moves else [picked.lm_head]
         left, tried = self.settings.trials, {picked}
         while left > 0:
-            near = neighbours(picked, harm, space, self.order, self.cost, limits, allowed)
+            near = neighbours(picked, problem, allowed)
             new = [p for p in near if p not in tried][: min(left, NEIGHBOURS)]
             left, tried = left - len(new), tried | set(new)
             best = min((picked, *new), key=self.loss_of)
@@ -224,14 +224,14 @@ class Searcher:
         for index in precisions:
             start = with_precision(found.picked, index)
             try:
-                picked = repair(start, self.damage.table, space, self.order, self.cost, limits, precision_moves=False)
+                picked = repair(start, self._problem(limits), precision_moves=False)
             except HwfitError:
                 continue
             options.append(picked)
         if not options:
             raise HwfitError(f"no uniform precision meets {found.budget} by widths alone; allowed: a larger budget")
         picked = min(options, key=self.loss_of)
-        return replace(found, picked=picked, subnet=picked.subnet(space, self.order), limits=limits)
+        return replace(found, picked=picked, subnet=picked.subnet(space, self.order))
 
     @torch.no_grad()
     def loss(self, subnet: Subnet, sequences: int = 4) -> float:
@@ -247,8 +247,8 @@ class Searcher:
         if found.precision_moves:
             picked = self._best([found.picked], limits, True, own=1)
         else:
-            picked = repair(found.picked, self.damage.table, space, self.order, self.cost, limits, False)
-        return replace(found, picked=picked, subnet=picked.subnet(space, self.order), limits=limits)
+            picked = repair(found.picked, self._problem(limits), precision_moves=False)
+        return replace(found, picked=picked, subnet=picked.subnet(space, self.order))
 
 
 def predicted_cost(latency: WholeModel, workload: Workload, subnet: Subnet) -> dict[str, float]:

@@ -7,15 +7,14 @@ harmful first, and enumeration ends where the widths alone are worse than the be
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import permutations, product
 
 import numpy as np
 from numpy.typing import NDArray
 
-from hwfit.latency_models.differentiable import Choices
-from hwfit.search.discretise import WIDTHS, Cost, Picked
+from hwfit.search.discretise import WIDTHS, Picked, Problem
 from hwfit.space import Space
 from hwfit.subnet import LINEARS
 
@@ -23,46 +22,31 @@ Array = NDArray[np.float64]
 BISECTIONS = 50
 
 
-def best_by_damage(
-    damage: Choices,
-    space: Space,
-    block_order: Sequence[int],
-    cost: Cost,
-    limits: Mapping[str, float],
-    allowed: Sequence[int] | None = None,
-) -> Picked | None:
-    """The pick of least total damage whose `cost` keeps every limit; None if there is none.
+def best_by_damage(problem: Problem, allowed: Sequence[int] | None = None) -> Picked | None:
+    """The pick of least total damage that keeps every limit; None if there is none.
 
     `allowed` restricts the precisions, as indices into the space's. Near optimal in the additive model: what one
     multiplier leaves unspent is at most one linear's step.
     """
-    grid = _Grid.of(damage, space, allowed)
+    grid = _Grid.of(problem, allowed)
     widths = list(product(*(range(len(grid.tables[axis])) for axis in WIDTHS)))
     harm = [grid.width_harm(choice) for choice in widths]
     best: tuple[float, Picked] | None = None
     for i in np.argsort(harm, kind="stable"):
         if best and harm[i] >= best[0]:
             break
-        found = _precisions(grid.start(widths[i], space), grid, space, block_order, cost, limits)
+        found = _precisions(grid.start(widths[i], problem.space), grid, problem)
         if found and (best is None or harm[i] + found[0] < best[0]):
             best = harm[i] + found[0], found[1]
     return best[1] if best else None
 
 
-def neighbours(
-    picked: Picked,
-    damage: Choices,
-    space: Space,
-    block_order: Sequence[int],
-    cost: Cost,
-    limits: Mapping[str, float],
-    allowed: Sequence[int] | None = None,
-) -> list[Picked]:
+def neighbours(picked: Picked, problem: Problem, allowed: Sequence[int] | None = None) -> list[Picked]:
     """The picks one width away, or with one width smaller and another larger, that keep every limit.
 
     Each has the precisions that are best at its widths; least total damage first.
     """
-    grid = _Grid.of(damage, space, allowed)
+    grid = _Grid.of(problem, allowed)
     here = tuple(getattr(picked, axis) for axis in WIDTHS)
     unit = np.eye(len(WIDTHS), dtype=int)
     steps = [*unit, *-unit, *(up - down for up, down in permutations(unit, 2))]
@@ -71,7 +55,7 @@ def neighbours(
         choice = tuple(int(c) for c in here + step)
         if any(not 0 <= c < len(grid.tables[axis]) for axis, c in zip(WIDTHS, choice, strict=True)):
             continue
-        if found := _precisions(grid.start(choice, space), grid, space, block_order, cost, limits):
+        if found := _precisions(grid.start(choice, problem.space), grid, problem):
             out.append((grid.width_harm(choice) + found[0], found[1]))
     return [p for _, p in sorted(out, key=lambda entry: entry[0])]
 
@@ -84,9 +68,9 @@ class _Grid:
     options: list[int]
 
     @classmethod
-    def of(cls, damage: Choices, space: Space, allowed: Sequence[int] | None) -> _Grid:
-        tables = {axis: getattr(damage, axis).double().numpy() for axis in (*WIDTHS, "precision", "lm_head")}
-        return cls(tables, list(range(len(space.precisions)) if allowed is None else allowed))
+    def of(cls, problem: Problem, allowed: Sequence[int] | None) -> _Grid:
+        tables = {axis: getattr(problem.damage, axis).double().numpy() for axis in (*WIDTHS, "precision", "lm_head")}
+        return cls(tables, list(range(len(problem.space.precisions)) if allowed is None else allowed))
 
     def width_harm(self, choice: Sequence[int]) -> float:
         return float(sum(self.tables[axis][i] for axis, i in zip(WIDTHS, choice, strict=True)))
@@ -98,19 +82,13 @@ class _Grid:
         return Picked(**dict(zip(WIDTHS, choice, strict=True)), precision=rows, lm_head=first)
 
 
-def _precisions(
-    start: Picked,
-    grid: _Grid,
-    space: Space,
-    block_order: Sequence[int],
-    cost: Cost,
-    limits: Mapping[str, float],
-) -> tuple[float, Picked] | None:
+def _precisions(start: Picked, grid: _Grid, problem: Problem) -> tuple[float, Picked] | None:
     """Least damage and its pick at the widths of `start`."""
-    kept, options, tables = sorted(block_order[: space.depth[start.depth]]), grid.options, grid.tables
+    options, tables, limits = grid.options, grid.tables, problem.limits
+    kept = sorted(problem.block_order[: problem.space.depth[start.depth]])
 
     def shares(picked: Picked) -> Array:
-        costs = cost(picked.subnet(space, block_order))
+        costs = problem.cost_of(picked)
         return np.array([costs[name] / limit for name, limit in limits.items()])
 
     here = shares(start)

@@ -11,7 +11,7 @@ from search_llama import SHAPE, tiny_space
 
 from hwfit.errors import HwfitError
 from hwfit.latency_models.differentiable import Choices
-from hwfit.search.discretise import Picked, most_likely, repair, with_precision
+from hwfit.search.discretise import Picked, Problem, most_likely, repair, with_precision
 from hwfit.subnet import LINEARS, Subnet
 
 ORDER = (1, 0, 2)
@@ -43,7 +43,7 @@ def test_repair_meets_the_budget_and_leaves_no_affordable_better_choice(seed: in
     choices = random_choices(space, seed)
     start = most_likely(choices)
     limit = bits(start.subnet(space, ORDER))["memory"] * random.Random(seed).choice([0.5, 0.8, 1.2])
-    got = repair(start, damage(choices), space, ORDER, bits, {"memory": limit})
+    got = repair(start, Problem(damage(choices), space, ORDER, bits, {"memory": limit}))
     assert bits(got.subnet(space, ORDER))["memory"] <= limit
     table = choices.precision.log()
     for block in ORDER[: space.depth[got.depth]]:
@@ -60,7 +60,7 @@ def test_budget_already_met_keeps_the_most_likely_subnet():
     space = tiny_space()
     choices = random_choices(space, 3)
     start = most_likely(choices)
-    assert repair(start, damage(choices), space, ORDER, bits, {"memory": 1e12}) == start
+    assert repair(start, Problem(damage(choices), space, ORDER, bits, {"memory": 1e12})) == start
 
 
 def test_a_harmful_move_is_not_made_where_a_harmless_one_will_do():
@@ -75,7 +75,7 @@ def test_a_harmful_move_is_not_made_where_a_harmless_one_will_do():
     harm.precision[..., 2] = 1e-3
     start = with_precision(Picked(0, 0, 0, 0, 0, ((0,) * len(LINEARS),) * SHAPE.blocks, 0), 0)
     limit = 0.3 * bits(start.subnet(space, ORDER))["memory"]
-    got = repair(start, harm, space, ORDER, bits, {"memory": limit})
+    got = repair(start, Problem(harm, space, ORDER, bits, {"memory": limit}))
     assert (got.hidden, got.heads, got.head_size, got.mlp, got.depth) == (0, 0, 0, 0, 0)
     assert bits(got.subnet(space, ORDER))["memory"] <= limit
 
@@ -84,4 +84,4 @@ def test_impossible_budget_is_refused():
     space = tiny_space()
     choices = random_choices(space, 0)
     with pytest.raises(HwfitError, match="no smaller subnet"):
-        repair(most_likely(choices), damage(choices), space, ORDER, bits, {"memory": 1.0})
+        repair(most_likely(choices), Problem(damage(choices), space, ORDER, bits, {"memory": 1.0}))

@@ -10,7 +10,7 @@ import torch
 from search_llama import SHAPE, tiny_space
 
 from hwfit.latency_models.differentiable import Choices
-from hwfit.search.discretise import Picked
+from hwfit.search.discretise import Picked, Problem
 from hwfit.search.knapsack import best_by_damage, neighbours
 from hwfit.subnet import LINEARS
 
@@ -48,11 +48,11 @@ def test_total_damage_is_within_one_step_of_the_best_of_all_subnets(seed: int):
     for share in (0.9, 0.5, 0.3):
         limit = {"memory": share * full}
         best = min(total(p) for p in everything if bits(p.subnet(space, ORDER))["memory"] <= limit["memory"])
-        got = best_by_damage(damage, space, ORDER, bits, limit)
+        got = best_by_damage(Problem(damage, space, ORDER, bits, limit))
         assert got is not None
         assert bits(got.subnet(space, ORDER))["memory"] <= limit["memory"]
         assert total(got) <= best + float(damage.precision.max())
-        near = neighbours(got, damage, space, ORDER, bits, limit)
+        near = neighbours(got, Problem(damage, space, ORDER, bits, limit))
         assert near == sorted(near, key=total)
         axes = ("hidden", "heads", "mlp")
         for p in near:
@@ -62,7 +62,7 @@ def test_total_damage_is_within_one_step_of_the_best_of_all_subnets(seed: int):
             same = [q for q in everything if all(getattr(q, a) == getattr(p, a) for a in axes)]
             best = min(total(q) for q in same if bits(q.subnet(space, ORDER))["memory"] <= limit["memory"])
             assert total(p) <= best + float(damage.precision.max())
-    assert best_by_damage(damage, space, ORDER, bits, {"memory": 1.0}) is None
+    assert best_by_damage(Problem(damage, space, ORDER, bits, {"memory": 1.0})) is None
 
 
 def test_without_a_limit_that_binds_nothing_is_given_up():
@@ -72,5 +72,5 @@ def test_without_a_limit_that_binds_nothing_is_given_up():
         mlp=torch.tensor([0.0, 1, 2]), depth=torch.tensor([0.0, 1, 2]),
         precision=torch.tensor([0.0, 1, 2]).expand(3, 7, 3), lm_head=torch.tensor([0.0, 1, 2]),
     )  # fmt: skip
-    got = best_by_damage(damage, space, (0, 1, 2), bits, {"memory": 1e15})
+    got = best_by_damage(Problem(damage, space, (0, 1, 2), bits, {"memory": 1e15}))
     assert got == Picked(0, 0, 0, 0, 0, ((0,) * 7,) * 3, 0)

@@ -29,7 +29,7 @@ class Ladder:
 
 def settled(device, rounds: int = 4, start: float = 2.0) -> float:
     budget = Budget((("decode", 2.0),))
-    found = {"a": Found("a", budget, cast(Any, None), cast(Any, start), {}, ())}
+    found = {"a": Found("a", budget, cast(Any, None), cast(Any, start), ())}
     calls = iter(range(100))
 
     def measure(subnets):
