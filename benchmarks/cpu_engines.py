@@ -16,11 +16,11 @@ from typing import Any
 import numpy as np
 
 from benchmarks.common import parser, publish
+from hwfit import packs
 from hwfit.deploy.bundle import random_bundle
 from hwfit.deploy.onnx_graph import write_onnx
 from hwfit.deploy.runtime import OnnxModel
 from hwfit.errors import HwfitError
-from hwfit.models import packs
 from hwfit.models.fetch import MODELS
 from hwfit.models.llama import load_config, load_shape, open_model
 from hwfit.profiler.protocol import no_gc

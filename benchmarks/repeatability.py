@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import threading
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
@@ -17,10 +18,11 @@ import numpy as np
 from benchmarks.common import parser, publish
 from hwfit.kernels.registry import get_backend
 from hwfit.models.llama import load_shape, open_model
-from hwfit.profiler.anchor import Anchor, Pace
+from hwfit.profiler.anchor import Anchor, Pace, Work
 from hwfit.profiler.device import fingerprint
 from hwfit.profiler.plan import plan
-from hwfit.profiler.protocol import Rules, batches, measure
+from hwfit.profiler.protocol import batches, default_rules, measure
+from hwfit.profiler.run import steady
 from hwfit.progress import track
 from hwfit.space import Space
 from hwfit.workload import Workload
@@ -28,6 +30,8 @@ from hwfit.workload import Workload
 BURST = 5.0
 """Seconds that the other program runs, and rests, in turns."""
 BUSY = "while True: pass"
+FEWEST = 3
+"""Processes that must report a cell, rather than mark it UNSTABLE, for its spread to count."""
 
 
 @contextmanager
@@ -53,17 +57,16 @@ def disturbance() -> Iterator[None]:
         program.wait()
 
 
-def child(model: str, cells: int, reference: Pace | None) -> None:
-    """One process: measure the cells and print the pace they refer to, and name -> [p10, spread]."""
-    space, backend, rules = Space.default(load_shape(open_model(model))), get_backend("cpu"), Rules()
+def child(model: str, cells: int, reference: dict[Work, Pace]) -> None:
+    """One process: measure the cells; print name -> p10, None where it is UNSTABLE, and the paces they refer to."""
+    space, backend, rules = Space.default(load_shape(open_model(model))), get_backend("cpu"), default_rules("cpu")
     l3 = fingerprint("cpu").l3
     ops = [cell.op for cell in plan(space, Workload(), backend) if cell.stage == "coarse" and not cell.why_not]
     chosen = sorted(random.Random(40).sample(ops, min(cells, len(ops))))
     anchor = Anchor(backend, l3, reference)
     readings = [r for group in batches(chosen, backend, l3, rules) for r in measure(group, backend, anchor, l3, rules)]
-    assert anchor.reference
-    print(json.dumps({str(r.op): [r.summary.p10, r.summary.spread] for r in readings}))
-    print(json.dumps(asdict(anchor.reference)))
+    print(json.dumps({str(r.op): r.summary.p10 if steady(r, rules) else None for r in readings}))
+    print(json.dumps({work: asdict(pace) for work, pace in anchor.reference.items()}))
 
 
 def main() -> None:
@@ -75,9 +78,9 @@ def main() -> None:
     options = arguments.parse_args()
     if options.child:
         raw = json.loads(options.child)
-        return child(options.model, options.cells, Pace(**raw) if raw else None)
+        return child(options.model, options.cells, {work: Pace(**pace) for work, pace in raw.items()})
     values: dict[str, list[float]] = {}
-    unstable: set[str] = set()
+    marked: Counter[str] = Counter()
     reference = "{}"
     with disturbance():
         command = [sys.executable, "-m", "benchmarks.repeatability", "--model", options.model]
@@ -86,18 +89,21 @@ def main() -> None:
             for _ in range(options.processes):
                 done = subprocess.run([*command, reference], stdout=subprocess.PIPE, text=True, check=True)
                 readings, reference = done.stdout.splitlines()[-2:]
-                for name, (value, wide) in json.loads(readings).items():
-                    values.setdefault(name, []).append(value)
-                    if wide > Rules().unstable:
-                        unstable.add(name)
+                for name, value in json.loads(readings).items():
+                    known = values.setdefault(name, [])
+                    if value is None:
+                        marked[name] += 1
+                    else:
+                        known.append(value)
                 advance()
-    spread = {name: (max(v) - min(v)) / float(np.median(v)) for name, v in values.items()}
-    settled = np.array([s for name, s in spread.items() if name not in unstable])
+    spread = {name: (max(v) - min(v)) / float(np.median(v)) for name, v in values.items() if len(v) >= FEWEST}
+    settled = np.array(list(spread.values()))
     for name in sorted(spread, key=lambda n: -spread[n])[:8]:
-        print(f"{spread[name]:6.1%}  {'UNSTABLE ' if name in unstable else ''}{name}")
+        print(f"{spread[name]:6.1%}  {f'({marked[name]} UNSTABLE) ' if marked[name] else ''}{name}")
     figures = {
-        "cells": float(len(spread)),
-        "unstable": float(len(unstable)),
+        "cells": float(len(values)),
+        "readings.unstable": float(marked.total()),
+        "cells.compared": float(len(spread)),
         "spread.median": float(np.median(settled)),
         "spread.p90": float(np.quantile(settled, 0.9)),
         "spread.worst": float(settled.max()),

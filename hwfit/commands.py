@@ -22,6 +22,7 @@ from hwfit.kernels.registry import device_names, get_backend
 from hwfit.latency_models.estimate import Estimate
 from hwfit.latency_models.load import load_latency
 from hwfit.latency_models.memory import memory
+from hwfit.lut_store.resolve import resolve
 from hwfit.lut_store.shipped import open_table
 from hwfit.lut_store.table import Table
 from hwfit.models import fetch as models
@@ -315,8 +316,7 @@ def _subnets(target: str, device: str) -> dict[str, Subnet]:
 
 def _device_key(device: str, tables: Path | None) -> str:
     """The table's key of `device`: this machine's, or that of any device the table knows."""
-    known = open_table(tables).devices() if device not in device_names() else []
-    return device if device in known else fingerprint(device).key
+    return fingerprint(device).key if device in device_names() else resolve(open_table(tables), device)
 
 
 def _describe(subnet: Subnet) -> str:

@@ -18,7 +18,7 @@ from hwfit.deploy.folder import ONNX, deploy, size_on_disk
 from hwfit.deploy.runtime import OnnxModel
 from hwfit.errors import HwfitError
 from hwfit.evaluate.judge import Exam, Quality, heldout_tokens, judge_all
-from hwfit.evaluate.lm_harness import mean_accuracy
+from hwfit.evaluate.score import mean_accuracy
 from hwfit.files import write_text
 from hwfit.kernels.registry import get_backend
 from hwfit.latency_models.breakdown import breakdown

@@ -11,7 +11,7 @@ import hwfit
 
 ROOT = Path(hwfit.__file__).parent
 LEVELS = {
-    **dict.fromkeys(("errors", "files", "progress", "precision", "subnet", "space", "workload"), 0),
+    **dict.fromkeys(("errors", "files", "packs", "progress", "precision", "subnet", "space", "workload"), 0),
     "kernels": 1,
     "models": 2,
     "deploy": 3,
@@ -21,7 +21,7 @@ LEVELS = {
     "search": 6,
     "evaluate": 7,
     "report": 8,
-    **dict.fromkeys(("demo", "commands", "cli"), 9),
+    **dict.fromkeys(("demo", "commands", "table_commands", "cli", "cli_tables"), 9),
 }
 FILES = sorted(ROOT.rglob("*.py"))
 

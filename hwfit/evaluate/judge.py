@@ -13,8 +13,8 @@ from torch import Tensor
 from hwfit.deploy.folder import onnx_path
 from hwfit.deploy.runtime import OnnxModel
 from hwfit.errors import HwfitError
-from hwfit.evaluate.lm_harness import Score, accuracy
 from hwfit.evaluate.perplexity import Perplexity, perplexity
+from hwfit.evaluate.score import Score
 from hwfit.evaluate.tasks import TASKS
 from hwfit.files import write_text
 from hwfit.models.llama import load_tokenizer
@@ -67,6 +67,8 @@ def judge(folder: Path, exam: Exam, tokens: Tensor, threads: int = 2, progress: 
     if kept.exists() and (raw := json.loads(kept.read_text())).get("key") == key:
         scores = {t: Score(**{**s, "per_document": tuple(s["per_document"])}) for t, s in raw["accuracy"].items()}
         return Quality(Perplexity(**raw["perplexity"]), scores)
+    from hwfit.evaluate.lm_harness import accuracy  # lm-eval takes seconds to load, and only judging needs it
+
     model = OnnxModel(path, threads=threads)
     quality = Quality(
         perplexity(model, tokens, progress=progress),

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import math
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from contextlib import redirect_stderr
-from dataclasses import dataclass
 from io import StringIO
 from typing import Any
 
@@ -16,20 +15,10 @@ from lm_eval.tasks import TaskManager
 from transformers import PreTrainedTokenizerBase
 
 from hwfit.errors import HwfitError, raise_all
+from hwfit.evaluate.score import Score
 from hwfit.evaluate.scorer import Scorer, token_log_probs
 from hwfit.evaluate.tasks import TASKS, Metric, task_folder
 from hwfit.progress import track
-
-
-@dataclass(frozen=True)
-class Score:
-    """Accuracy on `n` documents by `metric`, its standard error, and each document's outcome in a fixed order."""
-
-    metric: Metric
-    value: float
-    stderr: float
-    n: int
-    per_document: tuple[bool, ...]
 
 
 def accuracy(
@@ -62,13 +51,6 @@ def accuracy(
             bootstrap_iters=0,
         )
     return {name: _score(TASKS[name].metric, results["samples"][name]) for name in tasks}
-
-
-def mean_accuracy(scores: Iterable[Score]) -> tuple[float, float]:
-    """(unweighted mean over tasks, its standard error)."""
-    scores = list(scores)
-    error = math.sqrt(sum(score.stderr**2 for score in scores)) / len(scores)
-    return sum(score.value for score in scores) / len(scores), error
 
 
 class OnnxLM(TemplateLM):

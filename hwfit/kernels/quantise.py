@@ -5,7 +5,8 @@
     8 bit  symmetric   code int8  in [-127, 127]          zero = 0
     b bit  asymmetric  code uint8 in [0, 2^b - 1]         zero in the same range, so it packs like a code
 
-Every integer grid holds 0 exactly. Rounding is half to even throughout, as in ONNX Runtime.
+Every integer grid holds 0 exactly. Rounding is half to even throughout, as in ONNX Runtime. fp8 is e4m3 with one
+scale per output channel (weights) or token (activations), the row's largest value at 448.
 """
 
 from __future__ import annotations
@@ -21,7 +22,8 @@ from hwfit.errors import HwfitError
 from hwfit.precision import Precision
 
 _CHUNK = 1 << 17  # elements worked on at a time: the few fp32 buffers of this size stay in L2
-_TINY = 1e-12  # smallest scale, so that a group of zeros divides cleanly
+TINY = 1e-12  # smallest scale, so that a group of zeros divides cleanly
+FP8_TOP = 448.0
 
 # clip ratios tried, by weight bits (no clipping at all is the start)
 _RATIOS = {
@@ -58,7 +60,7 @@ def minmax_grid(w: Tensor, p: Precision) -> Grid:
     """The grid of `w[n, k]` that clips nothing. Raises `HwfitError` if `p` is a float or its group divides no `k`."""
     x = _groups(w, p)  # [n, groups, group]
     if p.symmetric:
-        return Grid((x.abs().amax(-1) / _top(p)).clamp_min(_TINY))
+        return Grid((x.abs().amax(-1) / _top(p)).clamp_min(TINY))
     return Grid(*_span_grid(x.amin(-1).clamp_max(0), x.amax(-1).clamp_min(0), _top(p)))
 
 
@@ -113,8 +115,10 @@ def fake_quantise(w: Tensor, p: Precision, grid: Grid | None = None) -> Tensor:
     """`dequantise(quantise(w, p, grid))` bit for bit, without the codes: 0.1 s per 100 M weights on two cores.
 
     No gradient flows: write `w + (fake_quantise(w, p, grid) - w).detach()` for a straight-through one.
-    `w32` returns `w` itself and 16-bit weights are rounded to fp16; neither needs a grid.
+    `w32` returns `w` itself, 16-bit weights are rounded to fp16 and fp8 to e4m3; none needs a grid.
     """
+    if p.float8:
+        return _rows_in_e4m3(w)
     if p.is_float:
         return w if p.weight_bits == 32 else w.half().to(w.dtype)
     grid = grid or minmax_grid(w, p)
@@ -138,14 +142,17 @@ def fake_quantise_activations(x: Tensor, p: Precision) -> Tensor:
     Groups: MatMulNBits at accuracy_level 4 rounds each row's blocks of `group` inputs to symmetric int8.
     Per channel: DynamicQuantizeMatMul rounds its whole input to asymmetric uint8 with one scale; leading dimensions
     are separate calls here (the deployed model runs one sequence a call), so `[batch, tokens, k]` gets `batch` scales.
-    Activations of 16 or more bits are returned as they are. No gradient flows (see `fake_quantise`).
+    fp8: e4m3 with a scale per token, as the Triton kernel does. Activations of 16 or more bits are returned as they
+    are. No gradient flows (see `fake_quantise`).
     """
     if p.act_bits >= 16:
         return x
+    if p.float8:
+        return _rows_in_e4m3(x)
     if p.group:
         blocks = x.float().unflatten(-1, (-1, p.group))  # [..., tokens, k / group, group]
         peak = blocks.abs().amax(-1, keepdim=True)
-        out = (blocks * (127 / peak.clamp_min(_TINY))).round_().mul_(peak / 127)
+        out = (blocks * (127 / peak.clamp_min(TINY))).round_().mul_(peak / 127)
         return out.view(x.shape).to(x.dtype)
     dims = (-2, -1) if x.ndim > 1 else (-1,)
     low, high = x.float().amin(dims, keepdim=True).clamp_max(0), x.float().amax(dims, keepdim=True).clamp_min(0)
@@ -153,6 +160,16 @@ def fake_quantise_activations(x: Tensor, p: Precision) -> Tensor:
     scale = torch.where(scale == 0, 1.0, scale)
     zero = (-low / scale).round_().clamp_(0, 255)
     return (x / scale).round_().add_(zero).clamp_(0, 255).sub_(zero).mul_(scale).to(x.dtype)
+
+
+def fp8_scales(rows: Tensor) -> Tensor:
+    """fp32 `[..., 1]`: what brings the largest value of each row to e4m3's."""
+    return (rows.float().abs().amax(-1, keepdim=True) / FP8_TOP).clamp_min(TINY)
+
+
+def _rows_in_e4m3(x: Tensor) -> Tensor:
+    scales = fp8_scales(x)
+    return ((x.float() / scales).to(torch.float8_e4m3fn).float() * scales).to(x.dtype)
 
 
 def _over_rows(rows: int, width: int, work: Callable[[slice], None]) -> None:
@@ -200,7 +217,7 @@ def _groups(w: Tensor, p: Precision) -> Tensor:
 
 def _span_grid(low: Tensor, high: Tensor, top: int) -> tuple[Tensor, Tensor]:
     """Scale and zero point of an asymmetric grid over [low, high], which holds 0."""
-    scale = ((high - low) / top).clamp_min(_TINY)
+    scale = ((high - low) / top).clamp_min(TINY)
     return scale, (-low / scale).round_().clamp_(0, top)
 
 
@@ -220,7 +237,7 @@ def _search(x: Tensor, importance: Tensor | None, p: Precision) -> tuple[Tensor,
     low, high = x.amin(0).clamp_max_(0), x.amax(0).clamp_min_(0)
     peak = torch.maximum(-low, high)
     best_s, best_z = (
-        ((peak / top).clamp_min(_TINY), torch.zeros_like(peak)) if p.symmetric else _span_grid(low, high, top)
+        ((peak / top).clamp_min(TINY), torch.zeros_like(peak)) if p.symmetric else _span_grid(low, high, top)
     )
     best = error(best_s, best_z)
 
@@ -237,15 +254,15 @@ def _search(x: Tensor, importance: Tensor | None, p: Precision) -> tuple[Tensor,
     zero = torch.zeros_like(peak)
     for ratio in _RATIOS[p.weight_bits]:
         if p.symmetric:
-            consider((peak * (ratio / top)).clamp_min_(_TINY), zero)
+            consider((peak * (ratio / top)).clamp_min_(TINY), zero)
             continue
-        s = ((high - low) * (ratio / top)).clamp_min_(_TINY)
+        s = ((high - low) * (ratio / top)).clamp_min_(TINY)
         exact = -low * ratio / s
         for z in (exact.floor(), exact.ceil()):
             consider(s, z.clamp_(0, top))
     for _ in range(2):  # least squares: the scale that fits the winner's codes
         c = codes(best_s, best_z).clone()
         weighted = c if importance is None else c * importance
-        fitted = (weighted * x).sum(0) / (weighted * c).sum(0).clamp_min(_TINY**2)
-        consider(torch.where(fitted > _TINY, fitted, best_s), best_z)
+        fitted = (weighted * x).sum(0) / (weighted * c).sum(0).clamp_min(TINY**2)
+        consider(torch.where(fitted > TINY, fitted, best_s), best_z)
     return best_s, best_z

@@ -22,6 +22,7 @@ from torch import Tensor
 
 from hwfit.errors import HwfitError
 from hwfit.files import write_text
+from hwfit.kernels.cuda_graph import GraphLauncher
 from hwfit.kernels.triton_configs import Config, candidates, default_config
 from hwfit.kernels.triton_pack import GpuWeight
 from hwfit.precision import Precision
@@ -101,26 +102,15 @@ def _seconds(x: Tensor, weights: list[GpuWeight], config: Config) -> float:
     """Least time of one call over `_REPLAYS` replays of a graph that calls every weight once."""
     from hwfit.kernels.triton_launch import launch
 
+    def work() -> None:
+        for w in weights:
+            launch(x, w, config)
+
     with torch.cuda.device(x.device):
-        stream = torch.cuda.Stream()
-        stream.wait_stream(torch.cuda.current_stream())
-        with torch.cuda.stream(stream):
-            launch(x, weights[0], config)  # compiles
-            stream.synchronize()
-            graph = torch.cuda.CUDAGraph()
-            with torch.cuda.graph(graph, stream=stream):
-                for w in weights:
-                    launch(x, w, config)
-            start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
-            times = []
-            for _ in range(_REPLAYS + 1):  # the first one warms up
-                start.record()
-                graph.replay()
-                end.record()
-                end.synchronize()
-                times.append(start.elapsed_time(end) / 1e3 / len(weights))
-        torch.cuda.current_stream().wait_stream(stream)
-    return min(times[1:])
+        graphs = GraphLauncher(x.device)
+        replay = graphs.capture(work)
+        times = [graphs.seconds(replay) for _ in range(_REPLAYS + 1)]  # the first one warms up
+    return min(times[1:]) / len(weights)
 
 
 def _known(device: str) -> dict[str, Config]:

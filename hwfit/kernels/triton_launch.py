@@ -15,10 +15,11 @@ from torch import Tensor
 from triton.runtime.interpreter import InterpretedFunction
 
 from hwfit.errors import HwfitError
+from hwfit.kernels.quantise import FP8_TOP
 from hwfit.kernels.triton_configs import Config, step_bytes
 from hwfit.kernels.triton_fp8 import fp8_dot
 from hwfit.kernels.triton_int8 import int8_dot, quantise_rows, rescale
-from hwfit.kernels.triton_pack import COUNTERS, FP8_TOP, GpuWeight
+from hwfit.kernels.triton_pack import COUNTERS, GpuWeight
 from hwfit.kernels.triton_weight_only import dequantise_rows, weight_only_dot, weight_only_fma
 
 INTERPRETED = isinstance(quantise_rows, InterpretedFunction) and isinstance(tl.zeros, InterpretedFunction)

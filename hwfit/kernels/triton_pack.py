@@ -33,7 +33,7 @@ import torch
 from torch import Tensor
 
 from hwfit.errors import HwfitError
-from hwfit.kernels.quantise import Grid, Quantised
+from hwfit.kernels.quantise import TINY, Grid, Quantised, fp8_scales
 from hwfit.precision import Precision
 
 COUNTERS = 4096
@@ -41,8 +41,6 @@ COUNTERS = 4096
 
 _FP16_NORMAL = 2.0**-14
 _FP16_TOP = 65504.0
-_NOTHING = 1e-12  # scale of a group of zeros (see quantise._TINY)
-FP8_TOP = 448.0
 
 
 @dataclass(frozen=True, eq=False)
@@ -156,9 +154,9 @@ def pack_fp8(w: Tensor) -> GpuWeight:
     k = w.shape[1]
     chunk = chunk_size(8, None, k)
     w = w.detach().float()
-    scales = (w.abs().amax(1) / FP8_TOP).clamp_min(_NOTHING)
-    codes = torch.nn.functional.pad(w / scales[:, None], (0, k_padding(k, chunk))).to(torch.float8_e4m3fn)
-    return GpuWeight(codes, scales[None], None, Precision.parse("fp8"), k, chunk, _counters(w.device))
+    scales = fp8_scales(w)
+    codes = torch.nn.functional.pad(w / scales, (0, k_padding(k, chunk))).to(torch.float8_e4m3fn)
+    return GpuWeight(codes, scales.T.contiguous(), None, Precision.parse("fp8"), k, chunk, _counters(w.device))
 
 
 def dequantise_gpu(w: GpuWeight) -> Tensor:
@@ -216,7 +214,7 @@ def _scale_type(scales: Tensor, p: Precision) -> torch.dtype:
     if p.group is None:
         return torch.float32
     exact = (scales >= _FP16_NORMAL) & (scales <= _FP16_TOP / 2**p.weight_bits)
-    return torch.float16 if bool((exact | (scales <= _NOTHING)).all()) else torch.float32
+    return torch.float16 if bool((exact | (scales <= TINY)).all()) else torch.float32
 
 
 def _counters(device: torch.device) -> Tensor:

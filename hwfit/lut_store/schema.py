@@ -13,7 +13,7 @@ import pyarrow as pa
 from hwfit.kernels.op import Op
 from hwfit.precision import Precision
 
-PROTOCOL = 1
+PROTOCOL = 2
 """Version of the timing protocol; values of different protocols are never mixed."""
 
 Status = Literal["OK", "UNSUPPORTED", "UNSTABLE"]

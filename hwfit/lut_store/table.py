@@ -19,6 +19,7 @@ import pyarrow.parquet as pq
 from hwfit.errors import HwfitError, nearest, raise_all
 from hwfit.kernels.op import Op
 from hwfit.lut_store.schema import OP_COLUMNS, PROTOCOL, SCHEMA, Measurement, RunInfo, Status, to_arrow
+from hwfit.lut_store.verify import problems_of
 
 RUN_KEY = b"hwfit.run"
 PROFILE = "hwfit profile MODEL --device cpu"
@@ -121,7 +122,8 @@ class Table:
         if protocol not in found:
             raise HwfitError(
                 f"table {self.path} was measured by protocol version {', '.join(map(str, found))}, this hwfit reads "
-                f"version {protocol}; measure again with {self._profile} (old rows may stay in the folder)"
+                f"version {protocol}; {'update hwfit, or ' if min(found) > protocol else ''}measure again with "
+                f"{self._profile} (other rows may stay in the folder)"
             )
         return _latest(chosen.filter(pc.field("protocol") == protocol))
 
@@ -130,10 +132,13 @@ class Table:
         frame = _latest(self._of(device, protocol))
         return {Op(**{c: row[c] for c in OP_COLUMNS}): row["status"] for row in frame.to_dict("records")}
 
-    def reference(self, device: str, protocol: int = PROTOCOL) -> tuple[float, float] | None:
-        """`(stream, compute)` paces that the first row of `device` was corrected to, and so all later ones are."""
+    def references(self, device: str, protocol: int = PROTOCOL) -> list[tuple[Op, float, float]]:
+        """`(op, stream, compute)`: the paces that the rows of `device` were corrected to, oldest row first."""
         rows = self._of(device, protocol).filter(pc.field("stream_reference") > 0).sort_by("measured_at")
-        return (rows["stream_reference"][0].as_py(), rows["compute_reference"][0].as_py()) if rows.num_rows else None
+        return [
+            (Op(**{c: row[c] for c in OP_COLUMNS}), row["stream_reference"], row["compute_reference"])
+            for row in rows.to_pylist()
+        ]
 
     def devices(self) -> list[str]:
         """Keys of the devices that have rows here."""
@@ -167,7 +172,9 @@ class Table:
                         f"{part}: no part of a hwfit table (it lacks {', '.join(missing)}); {self._mend(part)}"
                     )
                 else:
-                    tables.append(table.select(SCHEMA.names).cast(SCHEMA))
+                    rows = table.select(SCHEMA.names).cast(SCHEMA)
+                    problems += problems_of(rows, str(part))
+                    tables.append(rows)
             except (pa.ArrowException, OSError) as error:
                 reason = (str(error).splitlines() or [type(error).__name__])[0]
                 problems.append(f"{part}: truncated, damaged or foreign ({reason}); {self._mend(part)}")

@@ -17,9 +17,10 @@ from safetensors.torch import save_file
 from torch import Tensor
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
+from hwfit import packs
 from hwfit.errors import HwfitError, nearest
 from hwfit.files import write_text
-from hwfit.models import packs, rotate, text
+from hwfit.models import rotate, text
 from hwfit.models.gguf_file import read_gguf
 from hwfit.models.llama import check_model, torch_model
 from hwfit.progress import track

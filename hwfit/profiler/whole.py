@@ -10,7 +10,8 @@ from typing import Protocol
 import numpy as np
 
 from hwfit.profiler import clock
-from hwfit.profiler.anchor import Anchor, Pace
+from hwfit.profiler.anchor import FEW, Anchor, Pace, Work
+from hwfit.profiler.anchor import Sample as PaceSample
 from hwfit.profiler.clock import Timer
 from hwfit.profiler.protocol import no_gc
 from hwfit.profiler.stats import QUANTILE, RESAMPLES
@@ -65,7 +66,7 @@ def time_models(
     """Time decode and prefill of every model for about `seconds_per_model` each, at least `MIN_ROUNDS` rounds."""
     names = list(models)
     samples: dict[str, dict[PhaseName, list[list[Sample]]]] = {n: {p: [] for p in PHASES} for n in names}
-    paces: list[Pace] = []
+    paces: list[PaceSample] = []
     for model in models.values():
         _round(model, workload, anchor.timer)
     limit = seconds_per_model * len(names)
@@ -81,9 +82,14 @@ def time_models(
             advance(spent - before, note=f"round {i}")
     if not names:
         return {}
-    pace, reference = anchor.settle(paces)
     weights = {name: _linear_bytes(model.subnet) for name, model in models.items()}
-    return {n: {p: _timing(samples[n][p], weights[n], pace, reference) for p in PHASES} for n in names}
+    return {
+        n: {
+            p: _timing(samples[n][p], weights[n], *anchor.settle(paces, _work(models[n].subnet, workload.phase(p).m)))
+            for p in PHASES
+        }
+        for n in names
+    }
 
 
 def _round(model: TimedModel, workload: Workload, timer: Timer) -> dict[PhaseName, list[Sample]]:
@@ -106,6 +112,14 @@ def _both_clocks(call) -> Sample:
     seconds = call()
     own, wall = clock.now() - own, time.perf_counter() - wall
     return seconds, seconds * min(1.0, own / wall)
+
+
+def _work(subnet: Subnet, m: int) -> Work:
+    """What most of a forward call's multiply-adds are."""
+    if m <= FEW:
+        return "vector"
+    floats = sum(n * k for n, k, p in subnet.linears.values() if p.is_float)
+    return "float" if 2 * floats > sum(n * k for n, k, _ in subnet.linears.values()) else "integer"
 
 
 def _linear_bytes(subnet: Subnet) -> int:

@@ -57,7 +57,7 @@ class _QuantisedWeight(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, weight: Tensor, precision: Precision, grid: Grid | None, dtype: torch.dtype) -> Tensor:
-        return (weight if grid is None else fake_quantise(weight, precision, grid)).to(dtype)
+        return fake_quantise(weight, precision, grid).to(dtype)
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None, None]:

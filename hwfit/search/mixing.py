@@ -37,7 +37,7 @@ class MixedLinear(nn.Module):
         self.bank = torch.empty(len(self.precisions), *self.weight.shape, dtype=dtype)
         for i, (p, grid) in enumerate(zip(self.precisions, self.grids, strict=True)):
             dense = torch.addmm(self.weight, self.up[i], self.down[i]) if self.up[i].any() else self.weight
-            self.bank[i] = dense if grid is None else fake_quantise(dense, p, grid)
+            self.bank[i] = fake_quantise(dense, p, grid)
 
     def mixed(self, alpha: Tensor) -> Tensor:
         """The mixed weight `[n, k]` for precision probabilities `alpha[precisions]`."""

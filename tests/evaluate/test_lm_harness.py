@@ -16,7 +16,8 @@ from scored_model import Uniform, random_llama, tokenizer
 
 from hwfit.errors import HwfitError
 from hwfit.evaluate import tasks as task_files
-from hwfit.evaluate.lm_harness import OnnxLM, Score, accuracy, mean_accuracy
+from hwfit.evaluate.lm_harness import OnnxLM, accuracy
+from hwfit.evaluate.score import Score, mean_accuracy
 from hwfit.evaluate.scorer import TorchScorer
 from hwfit.evaluate.tasks import TASKS, Task, task_folder
 

@@ -1,5 +1,7 @@
 """Quantisation against float64 references written here."""
 
+from collections.abc import Callable
+
 import numpy as np
 import pytest
 import torch
@@ -151,6 +153,30 @@ def test_float_precisions() -> None:
     assert fake_quantise(w, Precision.parse("w32")) is w
     assert torch.equal(fake_quantise(w, Precision.parse("w16a16")), w.half().float())
     assert fake_quantise_activations(w, Precision.parse("w4a16g32")) is w
+
+
+def e4m3_values() -> np.ndarray:
+    """Every finite e4m3 number, from the format: 4 exponent bits with a bias of 7, 3 of mantissa, subnormals at 0."""
+    exponent, mantissa = np.divmod(np.arange(127), 8)  # the last code, 127, is NaN
+    subnormal, normal = mantissa / 8 * 2.0**-6, (1 + mantissa / 8) * 2.0 ** (exponent - 7.0)
+    half = np.where(exponent == 0, subnormal, normal)
+    return np.concatenate([-half[::-1], half])
+
+
+@pytest.mark.parametrize("rounded", [fake_quantise, fake_quantise_activations])
+def test_fp8_takes_the_nearest_number_under_one_scale_a_row(
+    rounded: Callable[[torch.Tensor, Precision], torch.Tensor],
+) -> None:
+    size = torch.tensor([1e-3, 1.0, 50.0, 1.0, 1.0])[:, None]
+    x = torch.randn(5, 96, generator=torch.Generator().manual_seed(0)) * size
+    x[4] = 0
+    out, values = rounded(x, Precision.parse("fp8")).double().numpy(), e4m3_values()
+    assert (out[4] == 0).all()
+    for row, got in zip(x[:4].double().numpy(), out[:4], strict=True):
+        scale = np.abs(row).max() / 448
+        nearest = np.abs(values[:, None] - row / scale).min(0)
+        assert np.abs(np.abs(got - row) / scale - nearest).max() < 1e-4
+        assert np.abs(got).max() == pytest.approx(np.abs(row).max(), rel=1e-6)
 
 
 def test_block_activations_match_the_float64_reference() -> None:

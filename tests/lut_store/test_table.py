@@ -188,12 +188,12 @@ def test_many_writers_at_once_lose_nothing(table: Table):
     assert len(table.parts()) == 40
 
 
-def test_reference_is_the_first_one_of_the_device(table: Table):
+def test_references_come_oldest_first(table: Table):
     table.append([row(at=2, stream_reference=0.2, compute_reference=2.0)], run())
     table.append([row(at=1, stream_reference=0.1, compute_reference=1.0)], run())
     table.append([row(at=0, p10=None, status="UNSUPPORTED")], run())
-    assert table.reference("cpu-a") == (0.1, 1.0)
-    assert table.reference("cpu-b") is None
+    assert [paces for _, *paces in table.references("cpu-a")] == [[0.1, 1.0], [0.2, 2.0]]
+    assert table.references("cpu-b") == []
 
 
 def test_runs_are_listed_oldest_first(table: Table):

@@ -9,9 +9,10 @@ import pytest
 import torch
 from model_folder import tiny_llama, write_gguf
 
+from hwfit import packs
 from hwfit.errors import HwfitError
 from hwfit.models import fetch as fetching
-from hwfit.models import packs, text
+from hwfit.models import text
 from hwfit.models.gguf_file import read_gguf
 from hwfit.models.llama import load_config, load_tokenizer, load_weights, open_model, torch_model
 

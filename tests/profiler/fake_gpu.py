@@ -149,9 +149,10 @@ def become_gpu(monkeypatch: pytest.MonkeyPatch) -> Iterator[FakePynvml]:
     registry.get_backend.cache_clear()
     timer = GpuTimer(backend.launcher, Nvml(module=module), lambda seconds: None)
     monkeypatch.setitem(clock_module._TIMERS, "cuda", lambda backend: timer)
-    ops = Ops(linear(1, 256, 256, "w16a16"), linear(32, 64, 64, "w16a16"), 8, 4)
+    small = (linear(32, 64, 64, "w16a16"), 4)
+    ops = Ops(linear(1, 256, 256, "w16a16"), 8, {"float": small, "integer": small, "vector": small})
     monkeypatch.setitem(anchor_module.OPS, "cuda", ops)
-    rules = Rules(seconds=0.02, min_rounds=3, max_rounds=5, max_copies=4)
+    rules = Rules(seconds=0.02, min_rounds=3, max_rounds=5, max_copies=4, drift=1e9)
     monkeypatch.setitem(protocol_module.RULES, "cuda", rules)
     monkeypatch.setattr("hwfit.kernels.cuda_env.free_memory", lambda: 1 << 34)
     yield module

@@ -32,7 +32,7 @@ def append(table, rows, info):
 run.Table.append = append
 print("ready", flush=True)
 report = run.profile(tiny_space(), tables=sys.argv[2], backend=FakeBackend(work=lambda s: time.sleep(0.002)),
-                     rules=Rules(seconds=0.05, max_rounds=6, unstable=1e9, batch=1), progress=False)
+                     rules=Rules(seconds=0.05, max_rounds=6, unstable=1e9, drift=1e9, batch=1), progress=False)
 """
 
 

