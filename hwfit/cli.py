@@ -95,6 +95,20 @@ def predict(
 
 
 @app.command()
+def advise(
+    model: Annotated[str | None, typer.Argument(help="As for the other commands; or give --config")] = None,
+    device: Device = "cpu",
+    tables: Tables = None,
+    config: Annotated[Path | None, typer.Option(help="A config.json in place of MODEL; no weights needed")] = None,
+    batch: Annotated[int, typer.Option(help="Sequences at a time")] = 1,
+    prompt: Annotated[int, typer.Option(help="Tokens of a prompt")] = 128,
+    context: Annotated[int, typer.Option(help="Tokens that decode attends to")] = 128,
+) -> None:
+    """Say which of MODEL's layers get faster at which precision on a device, and which get slower."""
+    _commands().advise(model, device, tables, config, batch, prompt, context)
+
+
+@app.command()
 def search(
     model: Model,
     budget: Annotated[list[str], typer.Option(help="decode=6ms, prefill=120ms or memory=90MB; repeatable")],

@@ -19,8 +19,10 @@ from hwfit.deploy.hf import write_hf
 from hwfit.errors import HwfitError, nearest, raise_all
 from hwfit.evaluate.judge import Exam, Quality, heldout_tokens, judge_all
 from hwfit.kernels.registry import device_names, get_backend
+from hwfit.latency_models.advise import Advice, uniform_seconds
+from hwfit.latency_models.advise import advise as advise_linears
 from hwfit.latency_models.estimate import Estimate
-from hwfit.latency_models.load import load_latency
+from hwfit.latency_models.load import load_latency, load_prices
 from hwfit.latency_models.memory import memory
 from hwfit.lut_store.resolve import resolve
 from hwfit.lut_store.shipped import open_table
@@ -140,6 +142,59 @@ def predict(
     else:
         out_console.print(table)
     return out
+
+
+def advise(
+    model: str | None = None,
+    device: str = "cpu",
+    tables: Path | None = None,
+    config: Path | None = None,
+    batch: int = 1,
+    prompt: int = 128,
+    context: int = 128,
+) -> list[Advice]:
+    """Which precision makes each kind of linear of MODEL fastest on DEVICE, before anything is quantised.
+
+    `config` (a config.json) stands in for MODEL: no weights are needed. `device` may be any in the table.
+    """
+    workload = _workloads((batch,), (prompt,), context)[0]
+    shape, key = load_shape(_config_of(model, config)), _device_key(device, tables)
+    frame = open_table(tables).read(key)
+    names = sorted(set(frame[frame["kind"] == "linear"]["precision"]))
+    there = sorted(map(Precision.parse, names), key=lambda p: (-p.weight_bits, -p.act_bits, p.group or 0))
+    baseline = max(there, key=lambda p: (p.weight_bits == 16, p.weight_bits))
+    found = advise_linears(load_prices(key, tables).predict, shape, workload, there, baseline)
+    table = RichTable(
+        "phase",
+        "linear",
+        "m x n x k",
+        "fastest",
+        "times as fast",
+        "MB saved",
+        "slower than it",
+        title=f"{key}, {baseline} = 1",
+    )
+    for one in found:
+        best = one.fastest
+        slower = ", ".join(f"{c.precision} ({c.speedup:.2f})" for c in one.choices if c.slower)
+        table.add_row(
+            one.phase,
+            f"{one.name} x{one.count}",
+            f"{one.op.m} x {one.op.n} x {one.op.k}",
+            str(best.precision),
+            f"{best.speedup:.2f} ({best.low:.2f}–{best.high:.2f})",
+            f"{one.count * best.saved / 1e6:.0f}",
+            f"[red]{slower}[/red]" if slower else "",
+        )
+    out_console.print(table)
+    for phase in PHASES:
+        totals = {p: uniform_seconds(found, p, phase) for p in there}
+        base = totals[baseline]
+        told = [f"{p} {base / s:.2f}" for p, s in totals.items() if s and base]
+        out_console.print(f"all linears of {phase}, times as fast: {', '.join(told)}")
+    for reason in sorted({reason for one in found for reason in one.missing}):
+        out_console.print(f"no price: {reason}", soft_wrap=True)
+    return found
 
 
 def search(
@@ -326,4 +381,16 @@ def _describe(subnet: Subnet) -> str:
     )
 
 
-__all__ = ["demo", "doctor", "evaluate", "export", "fetch", "measure", "predict", "profile", "report", "search"]
+__all__ = [
+    "advise",
+    "demo",
+    "doctor",
+    "evaluate",
+    "export",
+    "fetch",
+    "measure",
+    "predict",
+    "profile",
+    "report",
+    "search",
+]

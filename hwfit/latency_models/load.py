@@ -4,10 +4,24 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from hwfit.latency_models.fitted import Fitted
 from hwfit.latency_models.lookup import Lookup
-from hwfit.latency_models.whole import WholeModel, fit_overhead
+from hwfit.latency_models.whole import Prices, WholeModel, fit_overhead
+from hwfit.lut_store.facts import facts_of
 from hwfit.lut_store.shipped import open_table
 from hwfit.lut_store.whole_runs import read_runs
+
+DENSE = 2000
+"""Linears from which a table is a dense grid, predicted by what won on it rather than looked up."""
+
+
+def load_prices(device: str, tables: Path | str | None = None) -> Prices:
+    """The price of every op on the device key `device`. Raises as `load_latency`."""
+    table = open_table(tables)
+    frame = table.read(device)
+    if frame["kind"].tolist().count("linear") < DENSE:
+        return Lookup.fit(frame, device)
+    return Fitted(device, frame, facts_of(table, device), table.path)
 
 
 def load_latency(device: str, tables: Path | str | None = None) -> WholeModel:
@@ -17,6 +31,6 @@ def load_latency(device: str, tables: Path | str | None = None) -> WholeModel:
     Raises `HwfitError` for an empty table, another device's, or a damaged part.
     """
     table = open_table(tables)
-    lookup = Lookup.fit(table.read(device), device)
+    lookup = load_prices(device, tables)
     runs = [(run.subnet, run.phase, run.seconds) for run in read_runs(table.path, device)]
     return WholeModel(lookup, fit_overhead(lookup, runs))

@@ -5,20 +5,36 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 
 from hwfit.errors import HwfitError, raise_all
 from hwfit.kernels.op import Op, subnet_ops
 from hwfit.latency_models.estimate import DataMiss, Estimate
-from hwfit.latency_models.lookup import Lookup
 from hwfit.latency_models.memory import memory
 from hwfit.latency_models.overhead import NO_OVERHEAD, Overhead
 from hwfit.latency_models.robust import fit_terms
 from hwfit.subnet import Subnet
 from hwfit.workload import PHASES, Phase
 
-__all__ = ["Run", "WholeModel", "fit_overhead", "memory", "sum_ops"]
+__all__ = ["Prices", "Run", "WholeModel", "fit_overhead", "memory", "sum_ops"]
+
+
+class Prices(Protocol):
+    """The price of an op on one device: `Lookup` or `Fitted`."""
+
+    @property
+    def device(self) -> str: ...
+
+    def predict(self, op: Op) -> Estimate:
+        """Raises `DataMiss` where there is none."""
+        ...
+
+    def price(self, op: Op) -> float:
+        """`predict(op).value`."""
+        ...
+
 
 Run = tuple[Subnet, Phase, float]
 """A timed whole model: what, which forward call, seconds."""
@@ -28,7 +44,7 @@ Run = tuple[Subnet, Phase, float]
 class WholeModel:
     """Seconds of one forward call. Raises `HwfitError` when the overhead was fitted on another device."""
 
-    lookup: Lookup
+    lookup: Prices
     overhead: Overhead = NO_OVERHEAD
 
     def __post_init__(self) -> None:
@@ -53,7 +69,7 @@ class WholeModel:
         return self.lookup.price(op)
 
 
-def sum_ops(lookup: Lookup, subnet: Subnet, phase: Phase) -> Estimate:
+def sum_ops(lookup: Prices, subnet: Subnet, phase: Phase) -> Estimate:
     """The ops of one forward call added up; intervals add linearly, as if all errors had the same sign."""
     value = low = high = 0.0
     missing: dict[Op, str] = {}
@@ -71,7 +87,7 @@ def sum_ops(lookup: Lookup, subnet: Subnet, phase: Phase) -> Estimate:
     return Estimate(value, low, high, "whole")
 
 
-def fit_overhead(lookup: Lookup, runs: Sequence[Run]) -> Overhead:
+def fit_overhead(lookup: Prices, runs: Sequence[Run]) -> Overhead:
     """The overhead of each phase from timed models; a phase without runs adds nothing.
 
     Raises `HwfitError` for times that are no positive number, and `DataMiss` for a model the table cannot price.

@@ -97,7 +97,7 @@ def _import(archive: zipfile.ZipFile, folder: str, key: str, facts: Facts, table
     rows: list[Measurement] = []
     framework, version = folder.split("/")[-2:]
     run = RunInfo(
-        run_id=f"aic-{AICONFIGURATOR.version}",
+        run_id=f"aic-{AICONFIGURATOR.version}-{key}",
         device=key,
         fingerprint={"name": key, "source": AICONFIGURATOR.requirement, "sha256": AICONFIGURATOR.sha256}
         | {"licence": AICONFIGURATOR.licence, "folder": folder, KEY: facts.to_dict()},

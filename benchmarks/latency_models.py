@@ -1,0 +1,121 @@
+"""How well latency models predict shapes they have not seen, on published tables of GPUs and on this processor's own.
+
+Five folds with whole (n, k) pairs held out, several seeds; the same folds for every contender.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from rich.console import Console
+from rich.table import Table as RichTable
+
+from benchmarks.common import parser, publish
+from hwfit.errors import HwfitError
+from hwfit.latency_models.cells import Cells
+from hwfit.latency_models.contenders import CONTENDERS
+from hwfit.latency_models.contest import FOLDS, HeldOut, hold_out
+from hwfit.lut_store.aiconfigurator import import_aiconfigurator
+from hwfit.lut_store.facts import facts_of
+from hwfit.lut_store.table import Table
+from hwfit.progress import track
+
+DEVICES = {"a100": "a100-sxm", "h100": "h100-sxm", "h200": "h200-sxm", "l40s": "l40s"}
+NAMES = {"fp16": "w16a16", "int4": "w4a16", "int8": "w8a16", "w8a8": "w8a8"}
+OURS = "boosting"
+
+
+def main() -> None:
+    arguments = parser(__doc__)
+    arguments.add_argument("--device", action="append", choices=[*DEVICES, "cpu"], help="default: a100")
+    arguments.add_argument("--tables", type=Path, help="with --device cpu: this machine's table")
+    arguments.add_argument("--seeds", type=int, default=3)
+    arguments.add_argument("--contender", action="append", choices=list(CONTENDERS), help="default: all")
+    arguments.add_argument("--cells", action="store_true", help="hold single cells out too: their shape is known")
+    options = arguments.parse_args()
+    chosen = options.contender or list(CONTENDERS)
+    figures: dict[str, float] = {}
+    out = RichTable("device", "precision", "held out", "contender", "median", "±10 %", "coverage", "width")
+    with tempfile.TemporaryDirectory() as folder:
+        jobs = [(d, *job) for d in options.device or ["a100"] for job in _cells(d, Table(folder), options.tables)]
+        modes = [True, False] if options.cells else [True]
+        total = len(jobs) * len(chosen) * options.seeds * len(modes) * FOLDS
+        with track(total, "contest") as advance:
+            for device, name, cells in jobs:
+                for grouped in modes:
+                    for contender in chosen:
+                        seeds = [
+                            hold_out(contender, cells, seed, grouped, step=partial(advance, note=f"{device} {name}"))
+                            for seed in range(options.seeds)
+                        ]
+                        _note(figures, out, f"{device}.{name}{'' if grouped else '.cells'}", contender, seeds)
+    Console().print(out)
+    for device in options.device or ["a100"]:
+        _coverage(figures, device)
+    publish("latency_models", figures, options.json)
+
+
+def _cells(device: str, table: Table, own: Path | None) -> list[tuple[str, Cells]]:
+    """The precisions of a device, with their cells."""
+    if device == "cpu":
+        table = Table(own)
+        key = table.devices()[0]
+        frame = table.read(key)
+        names = {p: p for p in sorted(set(frame[frame["kind"] == "linear"]["precision"]))}
+    else:
+        imported = import_aiconfigurator(DEVICES[device], table)
+        key, names = imported[-1].device, NAMES
+        frame = table.read(key)
+    facts = facts_of(table, key)
+    found = []
+    for name, precision in names.items():
+        try:
+            found.append((name, Cells.of(frame, precision, facts)))
+        except HwfitError:
+            continue
+    return found
+
+
+def _note(figures: dict[str, float], out: RichTable, key: str, contender: str, seeds: list[HeldOut]) -> None:
+    """Means over the seeds, with ours under the plain names and the others beside it."""
+    device, name, *rest = key.split(".")
+    values = {
+        "median": float(np.mean([held.median for held in seeds])),
+        "hit10": float(np.mean([held.within(0.1) for held in seeds])),
+        "width": float(np.mean([held.width() for held in seeds])),
+    }
+    cover = pd.DataFrame([held.coverage() for held in seeds]).mean()
+    values |= {f"coverage.{regime}": float(value) for regime, value in cover.items()}
+    prefix = key if contender == OURS else f"{key}.{contender.replace(' ', '_')}"
+    figures |= {f"{prefix}.{what}": value for what, value in values.items() if contender == OURS or what != "width"}
+    spread = np.ptp([held.median for held in seeds])
+    out.add_row(
+        device,
+        name,
+        "cells" if rest else "shapes",
+        contender,
+        f"{values['median']:.2%} ± {spread / 2:.2%}",
+        f"{values['hit10']:.1%}",
+        f"{values['coverage.all']:.1%}",
+        f"{values['width']:.1%}",
+    )
+
+
+def _coverage(figures: dict[str, float], device: str) -> None:
+    """Means over a device's precisions."""
+    for what, source in (("coverage", "coverage.all"), ("width", "width")):
+        values = [
+            v
+            for k, v in figures.items()
+            if k.startswith(f"{device}.") and k.count(".") == source.count(".") + 2 and k.endswith(source)
+        ]
+        if values:
+            figures[f"{device}.{what}"] = float(np.mean(values))
+
+
+if __name__ == "__main__":
+    main()
