@@ -7,7 +7,7 @@ with memory = bytes x pace, and each part is moved to the reference by its own a
 Arithmetic is not one thing: when the sibling thread of a core is busy (which a virtual machine does not show, and no
 clock leaves out), 4- and 8-bit kernels at one row run 1.38 times slower here, int8 products 1.17, fp32 ones 1.06. So
 each kind of `Work` has an anchor of its own. (Largest minus smallest value over the median, 40 cells in 5 processes
-beside a busy program: 7.7 %, with the fp32 product for all 12 %; w8a8g32 at one row 7 % and 17 %.)
+beside a busy program and busy neighbours: median 7.7 %, p90 14 %; with the fp32 product for all 15.7 % and 31 %.)
 """
 
 from __future__ import annotations
