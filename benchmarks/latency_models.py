@@ -55,7 +55,9 @@ def main() -> None:
                         _note(figures, out, f"{device}.{name}{'' if grouped else '.cells'}", contender, seeds)
     Console().print(out)
     for device in options.device or ["a100"]:
-        _coverage(figures, device)
+        for what, source in (("coverage", "coverage.all"), ("width", "width")):
+            values = [figures[k] for d, name, _ in jobs if d == device and (k := f"{d}.{name}.{source}") in figures]
+            figures |= {f"{device}.{what}": float(np.mean(values))} if values else {}
     publish("latency_models", figures, options.json)
 
 
@@ -103,18 +105,6 @@ def _note(figures: dict[str, float], out: RichTable, key: str, contender: str, s
         f"{values['coverage.all']:.1%}",
         f"{values['width']:.1%}",
     )
-
-
-def _coverage(figures: dict[str, float], device: str) -> None:
-    """Means over a device's precisions."""
-    for what, source in (("coverage", "coverage.all"), ("width", "width")):
-        values = [
-            v
-            for k, v in figures.items()
-            if k.startswith(f"{device}.") and k.count(".") == source.count(".") + 2 and k.endswith(source)
-        ]
-        if values:
-            figures[f"{device}.{what}"] = float(np.mean(values))
 
 
 if __name__ == "__main__":

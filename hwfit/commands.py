@@ -8,7 +8,6 @@ from functools import partial
 from json import dumps
 from pathlib import Path
 
-from rich.console import Console
 from rich.markup import escape
 from rich.table import Table as RichTable
 
@@ -40,6 +39,7 @@ from hwfit.profiler.subnets import max_tokens, profile_models, time_subnets
 from hwfit.profiler.whole import Timing, time_models
 from hwfit.profiler.whole_models import open_model as open_deployed
 from hwfit.profiler.whole_models import stored_bytes
+from hwfit.progress import out_console
 from hwfit.report.page import write_report
 from hwfit.report.results import Results, read_results
 from hwfit.report.table import rich_table
@@ -56,7 +56,6 @@ from hwfit.workload import PHASES, PhaseName, Workload
 FORMATS = ("onnx", "hf")
 FRONT_STEP = 1.25
 COLOURS = {"good": "green", "warn": "yellow", "bad": "red"}
-out_console = Console()
 
 
 def fetch(name: str = "smollm2-135m") -> Path:
@@ -159,11 +158,12 @@ def advise(
     """
     workload = _workloads((batch,), (prompt,), context)[0]
     shape, key = load_shape(_config_of(model, config)), _device_key(device, tables)
-    frame = open_table(tables).read(key)
-    names = sorted(set(frame[frame["kind"] == "linear"]["precision"]))
-    there = sorted(map(Precision.parse, names), key=lambda p: (-p.weight_bits, -p.act_bits, p.group or 0))
+    prices = load_prices(key, tables)
+    there = sorted(
+        map(Precision.parse, sorted(prices.precisions)), key=lambda p: (-p.weight_bits, -p.act_bits, p.group or 0)
+    )
     baseline = max(there, key=lambda p: (p.weight_bits == 16, p.weight_bits))
-    found = advise_linears(load_prices(key, tables).predict, shape, workload, there, baseline)
+    found = advise_linears(prices.predict, shape, workload, there, baseline)
     table = RichTable(
         "phase",
         "linear",

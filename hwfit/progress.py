@@ -18,6 +18,8 @@ from rich.progress import (
 
 Advance = Callable[..., None]
 _shown: Progress | None = None
+out_console = Console()
+"""What commands print on."""
 
 
 @contextmanager

@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
-from rich.console import Console
 from rich.table import Table as RichTable
 
 from hwfit.errors import HwfitError, nearest
@@ -18,8 +17,8 @@ from hwfit.lut_store.resolve import resolve
 from hwfit.lut_store.schema import OP_COLUMNS
 from hwfit.lut_store.shipped import open_table
 from hwfit.lut_store.table import Table
+from hwfit.progress import out_console
 
-out_console = Console()
 SOURCES = ("aiconfigurator",)
 SHOWN = ("p10", "p50", "p90", "half_width", "energy", "status", "kernel", "note")
 

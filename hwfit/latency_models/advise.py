@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from hwfit.errors import HwfitError
 from hwfit.kernels.op import Op, linear
@@ -70,13 +70,14 @@ def advise(
         kinds = [(names[n], *shapes[n], phase.m, shape.blocks * list(names.values()).count(names[n])) for n in LINEARS]
         kinds.append(("lm_head", shape.vocab, shape.hidden, phase.batch, 1))
         for name, n, k, m, count in dict.fromkeys(kinds):
+            op = linear(m, n, k, baseline.name)
             try:
-                base = predict(linear(m, n, k, baseline.name))
+                base = predict(op)
             except DataMiss as miss:
                 problems += miss.problems[1:2]
                 continue
-            choices, missing = _choices(predict, linear(m, n, k, baseline.name), base, precisions, baseline)
-            found.append(Advice(name, phase_name, linear(m, n, k, baseline.name), count, base, choices, missing))
+            choices, missing = _choices(predict, op, base, precisions, baseline)
+            found.append(Advice(name, phase_name, op, count, base, choices, missing))
     if problems:
         raise HwfitError([f"no baseline {baseline} to compare with", *dict.fromkeys(problems)])
     return found
@@ -95,7 +96,7 @@ def _choices(
             missing.append(f"{p}: its groups do not divide {op.k} inputs")
             continue
         try:
-            e = predict(linear(op.m, op.n, op.k, p.name))
+            e = predict(replace(op, precision=p.name))
         except DataMiss as miss:
             missing.append(f"{p}: {next(iter(miss.missing.values()))}")
             continue

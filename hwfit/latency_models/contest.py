@@ -10,15 +10,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
 
-from hwfit.latency_models.cells import REGIMES, Array, Cells, regime
-from hwfit.latency_models.contenders import CONTENDERS, Contender
+from hwfit.latency_models.cells import REGIMES, Array, Cells, Mask, regime
+from hwfit.latency_models.conformal import conformal
+from hwfit.latency_models.contenders import CONTENDERS
 
 FOLDS = 5
-COVER = 0.9
 
 
 @dataclass(frozen=True)
@@ -42,40 +43,38 @@ class HeldOut:
     def within(self, share: float) -> float:
         return float(np.mean(self.errors <= share))
 
+    @cached_property
     def half_widths(self) -> Array:
         """Log half width of each cell's 90 % interval, from the cells of the other folds in its regime."""
-        logs, regimes = np.abs(np.log(self.predicted / self.cells.seconds)), regime(self.cells.sizes[:, 0])
-        out = np.empty(len(logs))
+        out = np.empty(len(self._logs))
         for f in np.unique(self.fold):
-            for r in np.unique(regimes):
-                mine, others = (self.fold == f) & (regimes == r), (self.fold != f) & (regimes == r)
-                out[mine] = conformal(logs[others])
+            for mask in self._by_regime.values():
+                out[mask & (self.fold == f)] = conformal(self._logs[mask & (self.fold != f)])
         return out
 
     def coverage(self) -> dict[str, float]:
         """Share of cells inside their intervals, in all and by regime."""
-        hit = np.abs(np.log(self.predicted / self.cells.seconds)) <= self.half_widths()
-        regimes = regime(self.cells.sizes[:, 0])
-        by = {name: float(hit[regimes == i].mean()) for i, name in enumerate(REGIMES) if (regimes == i).any()}
-        return {"all": float(hit.mean()), **by}
+        hit = self._logs <= self.half_widths
+        return {"all": float(hit.mean()), **{name: float(hit[mask].mean()) for name, mask in self._by_regime.items()}}
 
     def width(self) -> float:
         """Mean whole width of the intervals over the prediction."""
-        half = self.half_widths()
-        return float(np.mean(np.exp(half) - np.exp(-half)))
+        return float(np.mean(np.exp(self.half_widths) - np.exp(-self.half_widths)))
 
     def quantiles(self) -> dict[str, float]:
         """Log half width by regime for cells not measured at all, from every held-out error."""
-        logs, regimes = np.abs(np.log(self.predicted / self.cells.seconds)), regime(self.cells.sizes[:, 0])
-        return {name: conformal(logs[regimes == i]) for i, name in enumerate(REGIMES) if (regimes == i).any()}
+        return {name: conformal(self._logs[mask]) for name, mask in self._by_regime.items()}
 
+    @cached_property
+    def _logs(self) -> Array:
+        """Absolute errors of log seconds."""
+        return np.abs(np.log(self.predicted / self.cells.seconds))
 
-def conformal(errors: Array, cover: float = COVER) -> float:
-    """The split-conformal rank of `errors`; the largest where there are too few for it."""
-    if not len(errors):
-        return float("inf")
-    rank = min(len(errors), int(np.ceil(cover * (len(errors) + 1))))
-    return float(np.sort(errors)[rank - 1])
+    @cached_property
+    def _by_regime(self) -> dict[str, Mask]:
+        """Which cells each regime that occurs has."""
+        found = regime(self.cells.sizes[:, 0])
+        return {name: found == i for i, name in enumerate(REGIMES) if (found == i).any()}
 
 
 def folds(cells: Cells, seed: int, grouped: bool = True) -> NDArray[np.int64]:
@@ -90,14 +89,13 @@ def hold_out(
     cells: Cells,
     seed: int = 0,
     grouped: bool = True,
-    contender: Contender | None = None,
     step: Callable[[], None] = lambda: None,
 ) -> HeldOut:
     """Every cell predicted by the contender `name` fitted without its fold. `step` is called after each fold."""
     fold, predicted = folds(cells, seed, grouped), np.empty(len(cells))
     for f in np.unique(fold):
         held = fold == f
-        predicted[held] = (contender or CONTENDERS[name])(cells.where(~held), seed)(cells.sizes[held])
+        predicted[held] = CONTENDERS[name](cells.where(~held), seed)(cells.sizes[held])
         step()
     return HeldOut(name, cells, predicted, fold)
 

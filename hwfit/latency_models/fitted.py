@@ -70,6 +70,11 @@ class Fitted:
         columns = [timed[c].tolist() for c in (*OP_COLUMNS, "p10")]
         self._measured = {Op(*row[:-1]): float(row[-1]) for row in zip(*columns, strict=True)}
 
+    @property
+    def precisions(self) -> set[str]:
+        """Those of the linears that were measured or refused."""
+        return set(self.frame[self.frame["kind"] == "linear"]["precision"])
+
     def predict(self, op: Op) -> Estimate:
         """Raises `DataMiss` for a precision or an attention that nothing here tells about."""
         if op not in self._memo:

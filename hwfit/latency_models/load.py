@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from hwfit.latency_models.fitted import Fitted
 from hwfit.latency_models.lookup import Lookup
 from hwfit.latency_models.whole import Prices, WholeModel, fit_overhead
 from hwfit.lut_store.facts import facts_of
@@ -21,6 +20,8 @@ def load_prices(device: str, tables: Path | str | None = None) -> Prices:
     frame = table.read(device)
     if frame["kind"].tolist().count("linear") < DENSE:
         return Lookup.fit(frame, device)
+    from hwfit.latency_models.fitted import Fitted  # scikit-learn takes a second to load
+
     return Fitted(device, frame, facts_of(table, device), table.path)
 
 

@@ -14,7 +14,7 @@ from hwfit.errors import HwfitError, nearest
 from hwfit.kernels.op import Kind, Op
 from hwfit.latency_models.estimate import DataMiss, Estimate
 from hwfit.latency_models.surface import Errors, Sizes, Surface, best_surface
-from hwfit.lut_store.schema import OP_COLUMNS
+from hwfit.lut_store.schema import op_of
 
 USABLE = ("OK", "UNSTABLE")
 FEWEST = 5  # held-out points below which a family borrows the error of its kind
@@ -78,8 +78,8 @@ class Lookup:
             raise HwfitError(
                 f"tables: no measurement of device '{device}'; {there}. Measure this one with `hwfit profile MODEL`"
             )
-        measured = {_op(row): _measured(row) for row in timed}
-        reasons = {_op(row): f"{row['status']}: {row.get('note') or 'no reason noted'}" for row in rows}
+        measured = {op_of(row): _measured(row) for row in timed}
+        reasons = {op_of(row): f"{row['status']}: {row.get('note') or 'no reason noted'}" for row in rows}
         families: dict[Family, dict[Sizes, float]] = defaultdict(dict)
         for op, estimate in measured.items():
             families[Family.of(op)][SIZES[op.kind](op)] = estimate.value
@@ -93,6 +93,11 @@ class Lookup:
             refused={op: reason for op, reason in reasons.items() if op not in measured},
             _gaps={family: float(np.median([g for _, g in out])) for family, out in held.items()},
         )
+
+    @property
+    def precisions(self) -> set[str]:
+        """Those of the linears that were measured or refused."""
+        return {op.precision for op in (*self.measured, *self.refused) if op.kind == "linear"}
 
     def predict(self, op: Op) -> Estimate:
         """Measured, or interpolated. Raises `DataMiss` beyond the measured sizes, or for what the device cannot run."""
@@ -133,10 +138,6 @@ class Lookup:
             return min(told)
         kin = sorted(str(f) for f in self.surfaces if f.kind == family.kind)
         return f"nothing like it was measured; measured: {', '.join(kin) or f'no {family.kind}'}"
-
-
-def _op(row: dict[Hashable, Any]) -> Op:
-    return Op(**{name: row[name] for name in OP_COLUMNS})
 
 
 def _measured(row: dict[Hashable, Any]) -> Estimate:

@@ -18,6 +18,8 @@ from numpy.typing import NDArray
 from scipy.optimize import nnls
 from scipy.spatial import Delaunay, QhullError
 
+from hwfit.latency_models.conformal import conformal
+
 Array = NDArray[np.float64]
 Sizes = tuple[int, ...]
 REACH = 1.10  # how far beyond the measured points an answer is still given, as a factor
@@ -56,9 +58,7 @@ class Errors:
 
     @classmethod
     def of(cls, errors: list[float]) -> Errors:
-        ranked = sorted(errors)
-        rank = min(len(ranked), int(np.ceil(0.9 * (len(ranked) + 1)))) - 1
-        return cls(float(np.median(ranked)), ranked[rank], ranked[-1], len(ranked))
+        return cls(float(np.median(errors)), conformal(errors), max(errors), len(errors))
 
 
 class Surface:

@@ -27,6 +27,11 @@ class Prices(Protocol):
     @property
     def device(self) -> str: ...
 
+    @property
+    def precisions(self) -> set[str]:
+        """Those of the linears that were measured or refused."""
+        ...
+
     def predict(self, op: Op) -> Estimate:
         """Raises `DataMiss` where there is none."""
         ...

@@ -22,7 +22,6 @@ prefill by its sizes (see `kernels.op.sequences`) and is left out.
 from __future__ import annotations
 
 import io
-import time
 import zipfile
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -36,17 +35,18 @@ import yaml
 
 from hwfit.errors import HwfitError, nearest
 from hwfit.kernels.op import Op, linear
-from hwfit.lut_store.facts import KEY, Facts
-from hwfit.lut_store.schema import Measurement, RunInfo
+from hwfit.lut_store.facts import Facts
+from hwfit.lut_store.importing import imported_row, imported_run
+from hwfit.lut_store.schema import Measurement
 from hwfit.lut_store.table import Table
 from hwfit.packs import AICONFIGURATOR, wheel
-from hwfit.precision import Precision
 
 PRECISIONS = {"float16": "w16a16", "int8_wo": "w8a16", "int4_wo": "w4a16", "sq": "w8a8", "fp8": "fp8"}
 CHIPS = {"a100_sxm": (108, 40), "h100_sxm": (132, 50), "h200_sxm": (132, 50), "l40s": (142, 96)}
 """Multiprocessors and MB of L2 from NVIDIA's data sheets; the wheel's own YAML has bandwidth and rates."""
 ROOT = "aiconfigurator/systems"
 DEFAULT_FRAMEWORK = "trtllm"
+NOTE = "latency as published, without an interval"
 
 
 @dataclass(frozen=True)
@@ -96,17 +96,11 @@ def _import(archive: zipfile.ZipFile, folder: str, key: str, facts: Facts, table
     left_out: Counter[str] = Counter()
     rows: list[Measurement] = []
     framework, version = folder.split("/")[-2:]
-    run = RunInfo(
-        run_id=f"aic-{AICONFIGURATOR.version}-{key}",
-        device=key,
-        fingerprint={"name": key, "source": AICONFIGURATOR.requirement, "sha256": AICONFIGURATOR.sha256}
-        | {"licence": AICONFIGURATOR.licence, "folder": folder, KEY: facts.to_dict()},
-        versions={framework: version},
-        commit="",
-        load=0.0,
-        started=time.time(),
-    )
-    known = table.known(key) if key in table.devices() else {}
+    backend = f"{AICONFIGURATOR.requirement} {framework} {version}"
+    source = {"source": AICONFIGURATOR.requirement, "sha256": AICONFIGURATOR.sha256, "folder": folder}
+    source["licence"] = AICONFIGURATOR.licence
+    run = imported_run(f"aic-{AICONFIGURATOR.version}-{key}", key, source, facts, {framework: version})
+    known = table.known(key)
     for name, ops_of in READERS.items():
         path = f"{folder}/{name}_perf.txt"
         if path not in archive.namelist():
@@ -114,22 +108,7 @@ def _import(archive: zipfile.ZipFile, folder: str, key: str, facts: Facts, table
             continue
         for op, seconds, kernel in _read(archive, path, ops_of, left_out):
             if op not in known:
-                rows.append(
-                    Measurement(
-                        op=op,
-                        status="OK",
-                        device=key,
-                        backend=f"{AICONFIGURATOR.requirement} {framework} {version}",
-                        kernel=kernel,
-                        run_id=run.run_id,
-                        measured_at=run.started,
-                        p10=seconds,
-                        weight_bytes=Precision.parse(op.precision).weight_bytes(op.n, op.k)
-                        if op.kind == "linear"
-                        else 0,
-                        note="latency as published, without an interval",
-                    )
-                )
+                rows.append(imported_row(op, run, backend=backend, kernel=kernel, p10=seconds, note=NOTE))
     if rows:
         table.append(rows, run)
     return Imported(key, len(rows), dict(left_out))

@@ -43,15 +43,7 @@ def import_file(path: Path, device: str, table: Table, facts: Facts | None = Non
     unit = _unit(frame, path)
     problems: list[str] = []
     cells: dict[Op, tuple[int, Measurement]] = {}
-    run = RunInfo(
-        run_id=f"import-{uuid.uuid4().hex[:8]}",
-        device=device,
-        fingerprint={"name": device, "source": path.name} | ({KEY: facts.to_dict()} if facts else {}),
-        versions={},
-        commit="",
-        load=0.0,
-        started=time.time(),
-    )
+    run = imported_run(f"import-{uuid.uuid4().hex[:8]}", device, {"source": path.name}, facts)
     for number, row in enumerate(frame.to_dict("records"), 2 if path.suffix == ".csv" else 1):
         found = _row(row, f"{path}: row {number}", unit, run)
         if isinstance(found, list):
@@ -69,6 +61,39 @@ def import_file(path: Path, device: str, table: Table, facts: Facts | None = Non
         raise HwfitError(f"{path}: no rows; one row a cell is needed, with the columns {', '.join(REQUIRED)}")
     table.append([measurement for _, measurement in cells.values()], run)
     return len(cells)
+
+
+def imported_run(
+    run_id: str,
+    device: str,
+    source: Mapping[str, Any],
+    facts: Facts | None = None,
+    versions: Mapping[str, str] | None = None,
+) -> RunInfo:
+    """Provenance of what was measured elsewhere: where it came from, and what the device can do if that is known."""
+    known = {KEY: facts.to_dict()} if facts else {}
+    return RunInfo(
+        run_id=run_id,
+        device=device,
+        fingerprint={"name": device, **source, **known},
+        versions=versions or {},
+        commit="",
+        load=0.0,
+        started=time.time(),
+    )
+
+
+def imported_row(op: Op, run: RunInfo, **fields: Any) -> Measurement:
+    """A measurement of `run`; `fields` are its `backend`, times in seconds and what else is known."""
+    return Measurement(
+        op=op,
+        status="OK",
+        device=run.device,
+        run_id=run.run_id,
+        measured_at=run.started,
+        weight_bytes=Precision.parse(op.precision).weight_bytes(op.n, op.k) if op.kind == "linear" else 0,
+        **fields,
+    )
 
 
 def _load(path: Path) -> pd.DataFrame:
@@ -123,18 +148,9 @@ def _row(row: Mapping[Hashable, Any], where: str, unit: str, run: RunInfo) -> Me
         return problems
     seconds = {column: float(value) * UNITS[unit] for column, value in times.items() if value is not None}
     op = Op(kind, sizes["m"], sizes["n"], sizes["k"], name, sizes["head_size"], sizes["context"])  # pyright: ignore[reportArgumentType]
-    return Measurement(
-        op=op,
-        status="OK",
-        device=run.device,
-        backend=f"import {run.fingerprint['source']}",
-        kernel=str(row.get("kernel", "")),
-        run_id=run.run_id,
-        measured_at=run.started,
-        samples=int(row["samples"]) if _number(row.get("samples")) else 0,
-        weight_bytes=Precision.parse(name).weight_bytes(op.n, op.k) if kind == "linear" else 0,
-        **seconds,  # pyright: ignore[reportArgumentType]
-    )
+    samples = int(row["samples"]) if _number(row.get("samples")) else 0
+    backend, kernel = f"import {run.fingerprint['source']}", str(row.get("kernel", ""))
+    return imported_row(op, run, backend=backend, kernel=kernel, samples=samples, **seconds)
 
 
 def _number(value: object) -> bool:

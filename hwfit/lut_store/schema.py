@@ -58,6 +58,11 @@ SCHEMA = pa.schema(
 )
 
 
+def op_of(row: Mapping[Any, Any]) -> Op:
+    """The op that a row's columns describe."""
+    return Op(**{name: row[name] for name in OP_COLUMNS})
+
+
 @dataclass(frozen=True, kw_only=True)
 class Measurement:
     """What one op costs on one device, in seconds a call, or why it cannot be said.
@@ -104,8 +109,7 @@ class Measurement:
     @classmethod
     def from_row(cls, row: Mapping[str, Any]) -> Measurement:
         """Inverse of `to_row`."""
-        op = Op(**{name: row[name] for name in OP_COLUMNS})
-        return cls(op=op, **{f.name: row[f.name] for f in fields(cls) if f.name != "op"})
+        return cls(op=op_of(row), **{f.name: row[f.name] for f in fields(cls) if f.name != "op"})
 
 
 def to_arrow(measurements: Sequence[Measurement]) -> pa.Table:

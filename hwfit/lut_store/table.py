@@ -18,7 +18,7 @@ import pyarrow.parquet as pq
 
 from hwfit.errors import HwfitError, nearest, raise_all
 from hwfit.kernels.op import Op
-from hwfit.lut_store.schema import OP_COLUMNS, PROTOCOL, SCHEMA, Measurement, RunInfo, Status, to_arrow
+from hwfit.lut_store.schema import OP_COLUMNS, PROTOCOL, SCHEMA, Measurement, RunInfo, Status, op_of, to_arrow
 from hwfit.lut_store.verify import problems_of
 
 RUN_KEY = b"hwfit.run"
@@ -130,15 +130,12 @@ class Table:
     def known(self, device: str, protocol: int = PROTOCOL) -> dict[Op, Status]:
         """What is there already for `device`; empty for an empty table. Raises `HwfitError` for a bad part."""
         frame = _latest(self._of(device, protocol))
-        return {Op(**{c: row[c] for c in OP_COLUMNS}): row["status"] for row in frame.to_dict("records")}
+        return {op_of(row): row["status"] for row in frame.to_dict("records")}
 
     def references(self, device: str, protocol: int = PROTOCOL) -> list[tuple[Op, float, float]]:
         """`(op, stream, compute)`: the paces that the rows of `device` were corrected to, oldest row first."""
         rows = self._of(device, protocol).filter(pc.field("stream_reference") > 0).sort_by("measured_at")
-        return [
-            (Op(**{c: row[c] for c in OP_COLUMNS}), row["stream_reference"], row["compute_reference"])
-            for row in rows.to_pylist()
-        ]
+        return [(op_of(row), row["stream_reference"], row["compute_reference"]) for row in rows.to_pylist()]
 
     def devices(self) -> list[str]:
         """Keys of the devices that have rows here."""

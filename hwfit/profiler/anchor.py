@@ -4,10 +4,9 @@
 reference correct every time. A time t with `bytes` to read is taken as a smooth roofline, t^2 = compute^2 + memory^2
 with memory = bytes x pace, and each part is moved to the reference by its own anchor.
 
-Arithmetic is not one thing: when the sibling thread of a core is busy (which a virtual machine does not show, and no
-clock leaves out), 4- and 8-bit kernels at one row run 1.38 times slower here, int8 products 1.17, fp32 ones 1.06. So
-each kind of `Work` has an anchor of its own. (Largest minus smallest value over the median, 40 cells in 5 processes
-beside a busy program and busy neighbours: median 7.7 %, p90 14 %; with the fp32 product for all 15.7 % and 31 %.)
+Arithmetic is not one thing: what slows a core down for minutes on a shared machine slows 4- and 8-bit kernels at one row
+far more than fp32 products (`benchmarks.repeatability` prints by how much the paces moved), so each kind of `Work` has
+an anchor of its own. A busy program on the machine's other core is not it: `benchmarks.shared_core`.
 """
 
 from __future__ import annotations
@@ -58,10 +57,13 @@ OPS = {
 }
 
 
+def work(m: int, floats: bool) -> Work:
+    """What products of `m` rows, of floats or integers, are limited by."""
+    return "vector" if m <= FEW else "float" if floats else "integer"
+
+
 def work_of(op: Op) -> Work:
-    if op.m <= FEW:
-        return "vector"
-    return "float" if op.kind == "linear" and Precision.parse(op.precision).is_float else "integer"
+    return work(op.m, op.kind == "linear" and Precision.parse(op.precision).is_float)
 
 
 @dataclass(frozen=True)
@@ -122,7 +124,7 @@ class Anchor:
             for (op, copies), chain in self._compute.items()
         }
         stream = self.timer.timed(self._stream.run) / self._bytes
-        return Sample(stream, {work: seconds[pair] for work, pair in self._works.items()})
+        return Sample(stream, {kind: seconds[pair] for kind, pair in self._works.items()})
 
     def settle(self, samples: Sequence[Sample], work: Work) -> tuple[Pace, Pace]:
         """`(pace, reference)` of some rounds for a kind of work: the p10 of their samples.

@@ -6,9 +6,8 @@ import os
 import subprocess
 import time
 import uuid
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -91,13 +90,16 @@ def profile(
 
     rules = _share(rules or default_rules(device), todo, minutes)
     anchor = Anchor.of_table(backend, print_, table) if todo else None
-    sizing = backend, print_.cache, rules
     outcome: dict[Op, Status] = {}
     drifted: list[Op] = []
-    first = (ops for stage in STAGES for ops in batches(_ops(todo, stage), *sizing))
-    second = (ops for _ in range(1) for ops in batches(list(drifted), *sizing))  # once the first ones are done
+
+    def groups() -> Iterator[list[Op]]:
+        for stage in STAGES:
+            yield from batches(_ops(todo, stage), backend, print_.cache, rules)
+        yield from batches(drifted, backend, print_.cache, rules)
+
     with track(len(todo), f"profile {device}", progress) as advance:
-        for ops in chain(first, second):
+        for ops in groups():
             spent = time.monotonic() - start
             if minutes is not None and spent + rules.seconds * len(ops) > 60 * minutes:
                 break

@@ -10,7 +10,7 @@ from typing import Protocol
 import numpy as np
 
 from hwfit.profiler import clock
-from hwfit.profiler.anchor import FEW, Anchor, Pace, Work
+from hwfit.profiler.anchor import Anchor, Pace, Work, work
 from hwfit.profiler.anchor import Sample as PaceSample
 from hwfit.profiler.clock import Timer
 from hwfit.profiler.protocol import no_gc
@@ -116,10 +116,8 @@ def _both_clocks(call) -> Sample:
 
 def _work(subnet: Subnet, m: int) -> Work:
     """What most of a forward call's multiply-adds are."""
-    if m <= FEW:
-        return "vector"
     floats = sum(n * k for n, k, p in subnet.linears.values() if p.is_float)
-    return "float" if 2 * floats > sum(n * k for n, k, _ in subnet.linears.values()) else "integer"
+    return work(m, 2 * floats > sum(n * k for n, k, _ in subnet.linears.values()))
 
 
 def _linear_bytes(subnet: Subnet) -> int:
