@@ -18,7 +18,7 @@ import numpy as np
 from benchmarks.common import parser, publish
 from hwfit.kernels.registry import get_backend
 from hwfit.models.llama import load_shape, open_model
-from hwfit.profiler.anchor import Anchor, Pace, Work
+from hwfit.profiler.anchor import Anchor, Pace, Work, work_of
 from hwfit.profiler.device import fingerprint
 from hwfit.profiler.plan import plan
 from hwfit.profiler.protocol import batches, default_rules, measure
@@ -58,7 +58,7 @@ def disturbance() -> Iterator[None]:
 
 
 def child(model: str, cells: int, reference: dict[Work, Pace]) -> None:
-    """One process: measure the cells; print name -> p10, None where it is UNSTABLE, and the paces they refer to."""
+    """One process: measure the cells; print name -> p10, None where it is UNSTABLE, and paces."""
     space, backend, rules = Space.default(load_shape(open_model(model))), get_backend("cpu"), default_rules("cpu")
     l3 = fingerprint("cpu").l3
     ops = [cell.op for cell in plan(space, Workload(), backend) if cell.stage == "coarse" and not cell.why_not]
@@ -66,6 +66,7 @@ def child(model: str, cells: int, reference: dict[Work, Pace]) -> None:
     anchor = Anchor(backend, l3, reference)
     readings = [r for group in batches(chosen, backend, l3, rules) for r in measure(group, backend, anchor, l3, rules)]
     print(json.dumps({str(r.op): r.summary.p10 if steady(r, rules) else None for r in readings}))
+    print(json.dumps([[work_of(r.op), r.pace.stream, r.pace.compute] for r in readings]))
     print(json.dumps({work: asdict(pace) for work, pace in anchor.reference.items()}))
 
 
@@ -81,6 +82,7 @@ def main() -> None:
         return child(options.model, options.cells, {work: Pace(**pace) for work, pace in raw.items()})
     values: dict[str, list[float]] = {}
     marked: Counter[str] = Counter()
+    paces: dict[str, list[float]] = {}
     reference = "{}"
     with disturbance():
         command = [sys.executable, "-m", "benchmarks.repeatability", "--model", options.model]
@@ -88,7 +90,10 @@ def main() -> None:
         with track(options.processes, "Processes") as advance:
             for _ in range(options.processes):
                 done = subprocess.run([*command, reference], stdout=subprocess.PIPE, text=True, check=True)
-                readings, reference = done.stdout.splitlines()[-2:]
+                readings, seen, reference = done.stdout.splitlines()[-3:]
+                for work, stream, compute in json.loads(seen):
+                    paces.setdefault("stream", []).append(stream)
+                    paces.setdefault(work, []).append(compute)
                 for name, value in json.loads(readings).items():
                     known = values.setdefault(name, [])
                     if value is None:
@@ -108,6 +113,7 @@ def main() -> None:
         "spread.p90": float(np.quantile(settled, 0.9)),
         "spread.worst": float(settled.max()),
     }
+    figures |= {f"pace.{name}": max(found) / min(found) for name, found in paces.items()}  # slowest over fastest
     publish("repeatability", figures, options.json)
 
 

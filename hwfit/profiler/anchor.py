@@ -4,9 +4,9 @@
 reference correct every time. A time t with `bytes` to read is taken as a smooth roofline, t^2 = compute^2 + memory^2
 with memory = bytes x pace, and each part is moved to the reference by its own anchor.
 
-Arithmetic is not one thing: what slows a core down for minutes on a shared machine slows 4- and 8-bit kernels at one row
-far more than fp32 products (`benchmarks.repeatability` prints by how much the paces moved), so each kind of `Work` has
-an anchor of its own. A busy program on the machine's other core is not it: `benchmarks.shared_core`.
+Arithmetic is not one thing: what slows a core down for minutes on a shared machine slows 4- and 8-bit kernels at one
+row far more than fp32 products (`benchmarks.repeatability` prints by how much the paces moved), so each kind of `Work`
+has an anchor of its own. A busy program on the machine's other core is not it: `benchmarks.shared_core`.
 """
 
 from __future__ import annotations
