@@ -18,7 +18,7 @@ import numpy as np
 from benchmarks.common import parser, publish
 from hwfit.kernels.registry import get_backend
 from hwfit.models.llama import load_shape, open_model
-from hwfit.profiler.anchor import Anchor, Pace, Work, work_of
+from hwfit.profiler.anchor import Anchor, Work
 from hwfit.profiler.device import fingerprint
 from hwfit.profiler.plan import plan
 from hwfit.profiler.protocol import batches, default_rules, measure
@@ -57,17 +57,18 @@ def disturbance() -> Iterator[None]:
         program.wait()
 
 
-def child(model: str, cells: int, reference: dict[Work, Pace]) -> None:
+def child(model: str, cells: int, reference: dict[Work, float]) -> None:
     """One process: measure the cells; print name -> p10, None where it is UNSTABLE, and paces."""
     space, backend, rules = Space.default(load_shape(open_model(model))), get_backend("cpu"), default_rules("cpu")
     l3 = fingerprint("cpu").l3
     ops = [cell.op for cell in plan(space, Workload(), backend) if cell.stage == "coarse" and not cell.why_not]
     chosen = sorted(random.Random(40).sample(ops, min(cells, len(ops))))
     anchor = Anchor(backend, l3, reference)
+    anchor.calibrate()
     readings = [r for group in batches(chosen, backend, l3, rules) for r in measure(group, backend, anchor, l3, rules)]
     print(json.dumps({str(r.op): r.summary.p10 if steady(r, rules) else None for r in readings}))
-    print(json.dumps([[work_of(r.op), r.pace.stream, r.pace.compute] for r in readings]))
-    print(json.dumps({work: asdict(pace) for work, pace in anchor.reference.items()}))
+    print(json.dumps([asdict(r.correction.pace) for r in readings]))
+    print(json.dumps(anchor.reference))
 
 
 def main() -> None:
@@ -78,8 +79,7 @@ def main() -> None:
     arguments.add_argument("--child", help="(internal) one of the processes, and the pace its values refer to")
     options = arguments.parse_args()
     if options.child:
-        raw = json.loads(options.child)
-        return child(options.model, options.cells, {work: Pace(**pace) for work, pace in raw.items()})
+        return child(options.model, options.cells, json.loads(options.child))
     values: dict[str, list[float]] = {}
     marked: Counter[str] = Counter()
     paces: dict[str, list[float]] = {}
@@ -91,9 +91,9 @@ def main() -> None:
             for _ in range(options.processes):
                 done = subprocess.run([*command, reference], stdout=subprocess.PIPE, text=True, check=True)
                 readings, seen, reference = done.stdout.splitlines()[-3:]
-                for work, stream, compute in json.loads(seen):
-                    paces.setdefault("stream", []).append(stream)
-                    paces.setdefault(work, []).append(compute)
+                for pace in json.loads(seen):
+                    for part, value in pace.items():
+                        paces.setdefault(part, []).append(value)
                 for name, value in json.loads(readings).items():
                     known = values.setdefault(name, [])
                     if value is None:

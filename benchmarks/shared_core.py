@@ -16,12 +16,16 @@ from benchmarks.common import parser, publish
 from benchmarks.repeatability import BUSY
 from hwfit.kernels.op import linear
 from hwfit.kernels.registry import get_backend
-from hwfit.profiler.anchor import COMPUTE
+from hwfit.profiler.anchor import FLOAT, FROM_MEMORY, INTEGER
 from hwfit.profiler.clock import timer
 from hwfit.profiler.protocol import no_gc
 from hwfit.progress import track
 
-OTHERS = {
+PIECES = {
+    "float": FLOAT,
+    "integer": INTEGER,
+    "w4_from_memory": FROM_MEMORY[0],
+    "w8_one_row": (linear(1, 384, 192, "w8a8g32"), 48),
     "w4_one_row": (linear(1, 576, 576, "w4a8g32"), 24),
     "w2_one_row": (linear(1, 576, 576, "w2a8g32"), 24),
     "w4_matrix": (linear(128, 576, 576, "w4a8g32"), 4),
@@ -37,7 +41,7 @@ def main() -> None:
     options = arguments.parse_args()
     backend = get_backend("cpu")
     clock = timer(backend)
-    chains = {name: backend.build(*pair, seed=0) for name, pair in {**COMPUTE, **OTHERS}.items()}
+    chains = {name: backend.build(*pair, seed=0) for name, pair in PIECES.items()}
     times: dict[tuple[str, bool], list[float]] = {(name, busy): [] for name in chains for busy in (False, True)}
     with no_gc(), track(2 * options.rounds, "quiet and busy") as advance:
         for i in range(2 * options.rounds):

@@ -153,9 +153,10 @@ def evaluate(
     rows: Annotated[int, typer.Option(help="Held-out sequences of 256 tokens")] = 24,
     text: Annotated[Path | None, typer.Option(help="Own held-out text: .txt, .jsonl or .parquet")] = None,
     threads: Annotated[int, typer.Option(min=1)] = 2,
+    device: Device = "cpu",
 ) -> None:
     """Perplexity on held-out text and accuracy on PIQA, ARC-Easy and HellaSwag of deployed models."""
-    _commands().evaluate(target, documents, rows, text, threads)
+    _commands().evaluate(target, documents, rows, text, threads, device)
 
 
 @app.command()

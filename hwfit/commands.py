@@ -13,9 +13,10 @@ from rich.table import Table as RichTable
 
 from hwfit.demo import DemoSettings, run_demo
 from hwfit.deploy.bundle import load_bundle
-from hwfit.deploy.folder import ONNX, deploy, onnx_path
+from hwfit.deploy.folder import ONNX, deploy
 from hwfit.deploy.hf import write_hf
 from hwfit.errors import HwfitError, nearest, raise_all
+from hwfit.evaluate.deployed import answers_file
 from hwfit.evaluate.judge import Exam, Quality, heldout_tokens, judge_all
 from hwfit.kernels.registry import device_names, get_backend
 from hwfit.latency_models.advise import Advice, uniform_seconds
@@ -35,10 +36,10 @@ from hwfit.profiler.doctor import Finding, examine
 from hwfit.profiler.preflight import preflight, refuse_precisions, refuse_too_large
 from hwfit.profiler.run import ProfileReport
 from hwfit.profiler.run import profile as profile_cells
-from hwfit.profiler.subnets import max_tokens, profile_models, time_subnets
+from hwfit.profiler.subnets import profile_models, time_subnets
 from hwfit.profiler.whole import Timing, time_models
+from hwfit.profiler.whole_models import finish, stored_bytes
 from hwfit.profiler.whole_models import open_model as open_deployed
-from hwfit.profiler.whole_models import stored_bytes
 from hwfit.progress import out_console
 from hwfit.report.page import write_report
 from hwfit.report.results import Results, read_results
@@ -133,7 +134,7 @@ def predict(
             problems += error.problems
             continue
         cells = [f"{e.value * 1e3:.2f} ({e.low * 1e3:.2f}–{e.high * 1e3:.2f})" for e in out[name].values()]
-        table.add_row(name, *cells, f"{memory(subnet, workload.context) / 1e6:.1f}")
+        table.add_row(name, *cells, f"{memory(subnet, workload.context, device=latency.lookup.device) / 1e6:.1f}")
     if not out:
         raise_all(problems)
     if json:
@@ -234,7 +235,7 @@ def search(
     choices = search_front(study, latency, workload, budgets, measure, settings, out)
     folders = distil_all(study, choices, DistilSettings(steps=distil_steps), out)
     for name, folder in folders.items():
-        deploy(folder, path, folder, max(512, max_tokens(workload)))
+        finish(device, folder, path, workload)
         out_console.print(_describe(choices[name].subnet))
         out_console.print(f"{folder}")
     return folders
@@ -285,15 +286,23 @@ def export(folder: Path, out: Path | None = None, format: str = "onnx") -> Path:
 
 
 def evaluate(
-    target: Sequence[str], documents: int = 40, rows: int = 24, text: Path | None = None, threads: int = 2
+    target: Sequence[str],
+    documents: int = 40,
+    rows: int = 24,
+    text: Path | None = None,
+    threads: int = 2,
+    device: str = "cpu",
 ) -> dict[str, Quality]:
-    """Perplexity on held-out text and accuracy on PIQA, ARC-Easy and HellaSwag of deployed folders."""
+    """Perplexity on held-out text and accuracy on PIQA, ARC-Easy and HellaSwag of deployed folders.
+
+    `device` runs them: ONNX graphs on `cpu`, packed weights on `cuda`.
+    """
     exam = Exam(rows=rows, documents=documents)
     exam.check()
-    folders = {str(t): onnx_path(Path(t)).parent for t in target}
+    folders = {str(t): answers_file(device, Path(t)).parent for t in target}
     quality: dict[str, Quality] = {}
     for name, folder in folders.items():
-        quality |= judge_all({name: folder}, exam, heldout_tokens(folder, exam, text), threads)
+        quality |= judge_all({name: folder}, exam, heldout_tokens(folder, exam, text), threads, device=device)
     table = RichTable("", "perplexity (95 %)", *exam.tasks, title=f"{documents} documents a task, ± standard error")
     for name, q in quality.items():
         p = q.perplexity

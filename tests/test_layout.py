@@ -11,7 +11,7 @@ import hwfit
 
 ROOT = Path(hwfit.__file__).parent
 LEVELS = {
-    **dict.fromkeys(("errors", "files", "packs", "progress", "precision", "subnet", "space", "workload"), 0),
+    **dict.fromkeys(("errors", "files", "packs", "progress", "precision", "rotary", "subnet", "space", "workload"), 0),
     "kernels": 1,
     "models": 2,
     "deploy": 3,

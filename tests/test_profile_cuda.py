@@ -10,15 +10,19 @@ import pytest
 from small_model import write_small_model
 
 from hwfit import commands
-from hwfit.deploy.bundle import quantise_bundle, save_bundle
+from hwfit.deploy.bundle import dense_weights, load_bundle, quantise_bundle, save_bundle
+from hwfit.deploy.slice import subnet_config
 from hwfit.errors import HwfitError
+from hwfit.evaluate.deployed import answers_file, open_scorer
+from hwfit.evaluate.scorer import TorchScorer, token_log_probs
 from hwfit.kernels.registry import get_backend
 from hwfit.lut_store.table import Table
 from hwfit.lut_store.whole_runs import read_runs
-from hwfit.models.llama import load_config, load_shape, load_weights
+from hwfit.models.llama import load_config, load_shape, load_weights, torch_model
 from hwfit.profiler import protocol as protocol_module
 from hwfit.profiler.device import fingerprint
 from hwfit.profiler.protocol import Rules
+from hwfit.search.study import StudySettings
 from hwfit.subnet import Subnet
 
 sys.path.append(str(Path(__file__).parent / "profiler"))
@@ -85,6 +89,31 @@ def test_a_model_too_large_is_refused_before_anything_is_timed(
     with pytest.raises(HwfitError, match="GPU memory"):
         commands.profile(str(model), "cuda", tmp_path / "t")
     assert not (tmp_path / "t").exists()
+
+
+@pytest.mark.slow
+def test_search_ends_in_a_folder_that_the_gpu_measures_and_answers_from(
+    gpu: FakePynvml, model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(commands, "StudySettings", lambda: StudySettings(train=6, validation=2, seq=32))
+    text = tmp_path / "own.txt"
+    text.write_text("\n".join(f"the {i} small model reads line {i * 7} of its own text" for i in range(400)))
+    commands.profile(str(model), "cuda", tmp_path / "t", coarse=True, whole_models=1)
+    predicted = commands.predict(str(model), "cuda", tmp_path / "t")
+    budget = f"decode={1e3 * predicted['w16a16']['decode'].value:.3f}ms"
+    options = {"out": tmp_path / "run", "device": "cuda", "tables": tmp_path / "t", "text": text}
+    (folder,) = commands.search(str(model), [budget, "memory=100MB"], steps=2, distil_steps=1, **options).values()
+    assert not (folder / "model.onnx").exists()
+    assert commands.measure([str(folder)], "cuda", tmp_path / "t", seconds=0.1)[str(folder)]["decode"].p10 > 0
+
+    bundle = load_bundle(folder)
+    twin = torch_model(subnet_config(bundle.config, bundle.subnet), dense_weights(bundle))
+    ids = list(range(5, 25))
+    got, _ = token_log_probs(open_scorer("cuda", answers_file("cuda", folder), 1), ids, 8)
+    expected, _ = token_log_probs(TorchScorer(twin), ids, 8)
+    assert abs(got - expected).max() < 0.2  # 16-bit activations against fp32
+    with pytest.raises(HwfitError, match="hwfit search --device cuda"):
+        answers_file("cuda", tmp_path)
 
 
 def test_measure_runs_a_bundle_folder_but_no_graph(gpu: FakePynvml, model: Path, tmp_path: Path):

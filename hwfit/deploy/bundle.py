@@ -32,6 +32,8 @@ from hwfit.kernels.quantise import Grid, Quantised, clipped_grid, dequantise, qu
 from hwfit.precision import Precision
 from hwfit.subnet import ModelShape, Subnet
 
+WEIGHTS = "model.safetensors"
+
 
 @dataclass(frozen=True)
 class Bundle:
@@ -124,7 +126,7 @@ def save_bundle(bundle: Bundle, folder: Path) -> Path:
                 flat[f"{name}.zeros"] = t.grid.zeros.to(torch.uint8)
         else:
             flat[name] = t.contiguous()
-    with replacing(folder / "model.safetensors") as temporary:
+    with replacing(folder / WEIGHTS) as temporary:
         save_file(flat, temporary, metadata={"format": "hwfit"})
     write_text(folder / "config.json", json.dumps(bundle.config, indent=1))
     write_text(marker, bundle.subnet.to_json())
@@ -133,12 +135,12 @@ def save_bundle(bundle: Bundle, folder: Path) -> Path:
 
 def load_bundle(folder: Path) -> Bundle:
     """Validated inverse of `save_bundle`. Raises `HwfitError` listing missing files and wrong or missing tensors."""
-    names = ("subnet.json", "config.json", "model.safetensors")
+    names = ("subnet.json", "config.json", WEIGHTS)
     raise_all([f"{folder}: no {n}; a bundle has {', '.join(names)}" for n in names if not (folder / n).is_file()])
     subnet = Subnet.load(folder / "subnet.json")
     try:
         config = json.loads((folder / "config.json").read_text())
-        flat = load_file(folder / "model.safetensors")
+        flat = load_file(folder / WEIGHTS)
         shape = ModelShape.from_config(config)
     except (json.JSONDecodeError, KeyError, TypeError, ValueError, SafetensorError) as error:
         raise HwfitError(

@@ -48,7 +48,7 @@ class CudaModel:
         self.subnet, self.weights, self.kit, self.launcher = subnet, weights, kit, device
         self.max_context = max_context
         self.length = 0  # tokens in the cache
-        self._rotary = cuda_ops.rotary_tables(subnet.head_size, max_context, weights.theta, kit.device)
+        self._rotary = cuda_ops.rotary_tables(weights.rotary, subnet.head_size, max_context, kit.device)
         self._caches: dict[int, list[KvCache]] = {}
         self._calls: dict[_Shape, Replay] = {}
 
@@ -87,12 +87,13 @@ class CudaModel:
         self.length += 1
         return logits[0, -1].float()
 
-    def all_logits(self, ids: np.ndarray) -> Tensor:
-        """fp32 logits `[batch, seq, vocab]` of `ids[batch, seq]`; forgets `decode`'s sequence."""
+    def all_logits(self, ids: np.ndarray, start: int = 0) -> Tensor:
+        """fp32 logits `[batch, seq - start, vocab]` of `ids[batch, seq]` at positions `start` and later; forgets
+        `decode`'s sequence."""
         batch, seq = ids.shape
         self._room(seq)
         self.length = 0
-        return self._forward(self._ids(ids), _Shape(batch, seq, seq), seq).float()
+        return self._forward(self._ids(ids), _Shape(batch, seq, seq), seq - start).float()
 
     def time_prefill(self, tokens: int, batch: int = 1) -> float:
         """Seconds on the device of one forward call over `batch` prompts of `tokens` tokens."""

@@ -14,7 +14,7 @@ from hwfit.deploy.slice import EMBED, FINAL_NORM, LM_HEAD, NORMS, module_name, s
 from hwfit.errors import raise_all
 from hwfit.kernels.cuda_kit import Kit, Weight, embed_why_not, pack_table, random_table
 from hwfit.kernels.cuda_ops import PackedTable
-from hwfit.models.llama import rope_theta
+from hwfit.rotary import Rotary, rotary_problems
 from hwfit.subnet import LINEARS, Subnet
 
 
@@ -36,7 +36,7 @@ class CudaWeights:
     final_norm: Tensor
     lm_head: Weight
     eps: float
-    theta: float
+    rotary: Rotary
 
     @property
     def nbytes(self) -> int:
@@ -53,9 +53,7 @@ def unsupported(subnet: Subnet, config: Mapping[str, Any], kit: Kit) -> list[str
         for key, allowed in (("attention_bias", False), ("mlp_bias", False), ("hidden_act", "silu"))
         if config.get(key, allowed) != allowed
     ]
-    rope = config.get("rope_parameters") or config.get("rope_scaling") or {}
-    if (kind := rope.get("rope_type", rope.get("type", "default"))) not in ("default", None):
-        problems.append(f"config: rope_type '{kind}' is not supported on cuda; allowed: default")
+    problems += rotary_problems(config)
     reasons = {name: (p, kit.why_not(p, k)) for name, (_, k, p) in subnet.linears.items()}
     problems += [f"{name}: {p} does not run: {why}" for name, (p, why) in reasons.items() if why]
     if why := embed_why_not(subnet.embed):
@@ -90,7 +88,7 @@ def pack_bundle(bundle: Bundle, kit: Kit) -> CudaWeights:
         final_norm=gain(FINAL_NORM),
         lm_head=kit.pack(tensors[f"{LM_HEAD}.weight"], bundle.subnet.lm_head),
         eps=float(bundle.config["rms_norm_eps"]),
-        theta=rope_theta(bundle.config),
+        rotary=Rotary.of(bundle.config),
     )
 
 
@@ -119,5 +117,5 @@ def random_weights(subnet: Subnet, config: Mapping[str, Any], kit: Kit, seed: in
         final_norm=ones,
         lm_head=kit.random(subnet.vocab, subnet.hidden, subnet.lm_head, 1000 * seed + 999),
         eps=float(own["rms_norm_eps"]),
-        theta=rope_theta(config),
+        rotary=Rotary.of(config),
     )

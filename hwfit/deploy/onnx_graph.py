@@ -16,7 +16,6 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from onnx import ModelProto, NodeProto, TensorProto, helper
@@ -29,6 +28,7 @@ from hwfit.kernels import ort_cpu
 from hwfit.kernels.ort_cpu import Cache, Part
 from hwfit.kernels.ort_session import make_model, value
 from hwfit.kernels.pack import Arrays
+from hwfit.rotary import Rotary, rotary_problems
 
 EXTERNAL_OVER = 1_500_000_000  # bytes; protobuf ends at 2 GiB
 
@@ -59,8 +59,7 @@ def unsupported(bundle: Bundle, max_context: int) -> list[str]:
         for key, allowed in (("attention_bias", False), ("mlp_bias", False), ("hidden_act", "silu"))
         if config.get(key, allowed) != allowed
     ]
-    if (kind := _rope(config).get("rope_type", "default")) != "default":
-        problems.append(f"config: rope_type '{kind}' is not supported in ONNX export; allowed: default")
+    problems += rotary_problems(config)
     if s.head_size % ort_cpu.HEAD_SIZE_MULTIPLE:
         problems.append(
             f"subnet: head_size={s.head_size} does not run in GroupQueryAttention; "
@@ -78,9 +77,8 @@ def unsupported(bundle: Bundle, max_context: int) -> list[str]:
 def _graph(bundle: Bundle, max_context: int) -> tuple[list[NodeProto], Arrays]:
     s, tensors = bundle.subnet, bundle.tensors
     eps = float(bundle.config["rms_norm_eps"])
-    theta = float(_rope(bundle.config).get("rope_theta", 10000.0))
     nodes: list[NodeProto] = []
-    cos, sin = ort_cpu.rotary_caches(s.head_size, max_context, theta)
+    cos, sin = Rotary.of(bundle.config).tables(s.head_size, max_context)
     arrays: Arrays = {"cos_cache": cos, "sin_cache": sin}
 
     def add(part: Part) -> None:
@@ -145,14 +143,3 @@ def _write_data(model: ModelProto, arrays: Mapping[str, np.ndarray], path: Path)
             del tensor.external_data[:]
             for key, text in (("location", path.name), ("offset", str(offset)), ("length", str(array.nbytes))):
                 tensor.external_data.add(key=key, value=text)
-
-
-def _rope(config: Mapping[str, Any]) -> dict[str, Any]:
-    """Rotary parameters, from transformers 5's `rope_parameters` or the older top-level keys."""
-    old = {"rope_theta": config["rope_theta"]} if config.get("rope_theta") else {}
-    scaling = config.get("rope_scaling") or {}
-    return {
-        **old,
-        **({"rope_type": scaling.get("rope_type", scaling.get("type"))} if scaling else {}),
-        **(config.get("rope_parameters") or {}),
-    }

@@ -10,9 +10,8 @@ from pathlib import Path
 
 from torch import Tensor
 
-from hwfit.deploy.folder import onnx_path
-from hwfit.deploy.runtime import OnnxModel
 from hwfit.errors import HwfitError
+from hwfit.evaluate.deployed import answers_file, open_scorer
 from hwfit.evaluate.perplexity import Perplexity, perplexity
 from hwfit.evaluate.score import Score
 from hwfit.evaluate.tasks import TASKS
@@ -58,10 +57,12 @@ def heldout_tokens(model: Path, exam: Exam, text: Path | None = None, progress: 
     return tokens
 
 
-def judge(folder: Path, exam: Exam, tokens: Tensor, threads: int = 2, progress: bool = True) -> Quality:
-    """Quality of the deployed graph in `folder` (its tokenizer beside it), read back if it was judged before."""
+def judge(
+    folder: Path, exam: Exam, tokens: Tensor, threads: int = 2, progress: bool = True, device: str = "cpu"
+) -> Quality:
+    """Quality of the deployed model in `folder` (its tokenizer beside it), read back if it was judged before."""
     exam.check()
-    path = onnx_path(folder)
+    path = answers_file(device, folder)
     key = hashlib.sha256(path.read_bytes() + repr(exam).encode() + tokens.numpy().tobytes()).hexdigest()
     kept = path.parent / FILE
     if kept.exists() and (raw := json.loads(kept.read_text())).get("key") == key:
@@ -69,7 +70,7 @@ def judge(folder: Path, exam: Exam, tokens: Tensor, threads: int = 2, progress: 
         return Quality(Perplexity(**raw["perplexity"]), scores)
     from hwfit.evaluate.lm_harness import accuracy  # lm-eval takes seconds to load, and only judging needs it
 
-    model = OnnxModel(path, threads=threads)
+    model = open_scorer(device, path, threads)
     quality = Quality(
         perplexity(model, tokens, progress=progress),
         accuracy(model, load_tokenizer(path.parent), exam.tasks, exam.documents, progress),
@@ -79,7 +80,12 @@ def judge(folder: Path, exam: Exam, tokens: Tensor, threads: int = 2, progress: 
 
 
 def judge_all(
-    folders: Mapping[str, Path], exam: Exam, tokens: Tensor, threads: int = 2, progress: bool = True
+    folders: Mapping[str, Path],
+    exam: Exam,
+    tokens: Tensor,
+    threads: int = 2,
+    progress: bool = True,
+    device: str = "cpu",
 ) -> dict[str, Quality]:
     """`judge` for each folder in turn."""
-    return {name: judge(folder, exam, tokens, threads, progress) for name, folder in folders.items()}
+    return {name: judge(folder, exam, tokens, threads, progress, device) for name, folder in folders.items()}

@@ -23,11 +23,12 @@ from hwfit.kernels.cuda_kit import Kit, TritonKit, embed_why_not, random_table
 from hwfit.kernels.cuda_ops import KvCache
 from hwfit.kernels.op import Kind, Op, sequences
 from hwfit.precision import Precision
+from hwfit.rotary import Rotary
 
 COLD = 16
 """L2 sizes read between two visits: the L2 does not evict strictly by age, so 2 would leave some of it warm."""
 MEMORY_SHARE = 0.25
-THETA, EPS = 500_000.0, 1e-5
+EPS = 1e-5
 LARGEST_HEAD = 256
 
 
@@ -180,7 +181,7 @@ def _attention(op: Op, count: int, seed: int, kit: Kit) -> list[Work]:
     """Each copy rotates its new tokens into a cache of its own and attends to it."""
     batch, tokens = sequences(op)
     heads, kv, size = op.n, op.k, op.head_size
-    rotary = cuda_ops.rotary_tables(size, op.context, THETA, kit.device)
+    rotary = cuda_ops.rotary_tables(Rotary(), size, op.context, kit.device)
     q, k, v = (_normal((batch * tokens, h * size), kit, seed + i) for i, h in enumerate((heads, kv, kv)))
 
     def step(cache: KvCache) -> torch.Tensor:

@@ -19,6 +19,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from hwfit.kernels.pack import pack_bits
 from hwfit.kernels.quantise import Quantised
+from hwfit.rotary import Rotary
 
 ATTENTION = [SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH]
 """Pinned, first that can: the fastest one torch would choose depends on its version and on the shape."""
@@ -110,11 +111,10 @@ def swiglu(gate: Tensor, up: Tensor) -> Tensor:
     return (F.silu(gate.to(wide)) * up.to(wide)).to(gate.dtype)
 
 
-def rotary_tables(head_size: int, length: int, theta: float, device: torch.device) -> tuple[Tensor, Tensor]:
-    """cos and sin fp32 `[length, head_size / 2]` of the plain Llama rotary embedding."""
-    frequencies = theta ** (-torch.arange(0, head_size, 2, dtype=torch.float64) / head_size)
-    angles = torch.outer(torch.arange(length, dtype=torch.float64), frequencies)
-    return angles.cos().float().to(device), angles.sin().float().to(device)
+def rotary_tables(rotary: Rotary, head_size: int, length: int, device: torch.device) -> tuple[Tensor, Tensor]:
+    """cos and sin fp32 `[length, head_size / 2]` on the device."""
+    cos, sin = (torch.from_numpy(table).to(device) for table in rotary.tables(head_size, length))
+    return cos, sin
 
 
 def rope_store(q: Tensor, k: Tensor, v: Tensor, rotary: tuple[Tensor, Tensor], cache: KvCache, start: int) -> Tensor:

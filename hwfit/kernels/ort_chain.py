@@ -27,6 +27,7 @@ from hwfit.kernels.ort_cpu import Cache, Layout
 from hwfit.kernels.ort_session import make_model, session, value
 from hwfit.kernels.pack import Array, Arrays
 from hwfit.precision import Precision
+from hwfit.rotary import Rotary
 
 _STEP = 64  # bytes between the beginnings of two copies in the random pool
 
@@ -166,7 +167,7 @@ def _attention(parts: _Parts, op: Op, copies: int) -> None:
         parts.input(name, rng.standard_normal((batch, tokens, kv * d), np.float32))
     parts.input("seqlens_k", np.full(batch, length - 1, np.int32))
     parts.input("total_length", np.array(length, np.int32))
-    parts.arrays["cos_cache"], parts.arrays["sin_cache"] = ort_cpu.rotary_caches(d, length, 10000.0)
+    parts.arrays["cos_cache"], parts.arrays["sin_cache"] = Rotary().tables(d, length)
     shape = (batch, kv, length, d)
     pool = rng.standard_normal(int(np.prod(shape)) + copies, np.float32)
     for i in range(copies):

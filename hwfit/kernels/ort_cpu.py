@@ -191,13 +191,6 @@ def attention_nodes(name: str, q: str, k: str, v: str, y: str, cache: Cache, hea
     return [helper.make_node("GroupQueryAttention", inputs, outputs, name=name, domain=MS, **sizes)], {}
 
 
-def rotary_caches(head_size: int, length: int, theta: float) -> tuple[Array, Array]:
-    """cos and sin fp32 `[length, head_size / 2]` of the plain Llama rotary embedding."""
-    frequencies = theta ** (-np.arange(0, head_size, 2, dtype=np.float64) / head_size)
-    angles = np.arange(length, dtype=np.float64)[:, None] * frequencies  # [length, head_size / 2]
-    return np.cos(angles).astype(np.float32), np.sin(angles).astype(np.float32)
-
-
 def norm_nodes(name: str, x: str, y: str, gain: Array, eps: float, skip: str | None = None, total: str = "") -> Part:
     """RMSNorm `y = x / rms(x) * gain`; with `skip`, of `x + skip`, which is also written to `total` if named."""
     arrays = {f"{name}.gain": gain}

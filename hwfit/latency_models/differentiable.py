@@ -84,15 +84,20 @@ class ExpectedCost(nn.Module):
 
 
 def expected_memory(
-    space: Space, block_order: Sequence[int], context: int, batch: int = 1, dtype: torch.dtype = torch.float64
+    space: Space,
+    block_order: Sequence[int],
+    context: int,
+    batch: int = 1,
+    dtype: torch.dtype = torch.float64,
+    device: str = "cpu",
 ) -> ExpectedCost:
-    """Expected bytes: packed weights, scales and zero points of all linears and the embedding, and an fp32 KV cache.
+    """Expected bytes: packed weights, scales and zero points of all linears and the embedding, and the KV cache.
 
     Agrees with `memory.memory` on every one-hot choice. `context` tokens for each of `batch` sequences; 0 leaves the
     cache out, which makes it `Subnet.weight_bytes`.
     """
     phase = Phase("decode", 1, context, batch)
-    return ExpectedCost(space, block_order, phase, lambda op: op_bytes(op, batch), dtype=dtype)
+    return ExpectedCost(space, block_order, phase, lambda op: op_bytes(op, batch, device), dtype=dtype)
 
 
 def _space_ops(space: Space, phase: Phase) -> dict[str, list]:

@@ -61,9 +61,9 @@ def facts_of(table: Table, device: str) -> Facts:
     for run in reversed(runs):
         if KEY in run.fingerprint:
             return Facts.from_dict(run.fingerprint[KEY], f"{table.path}: run {run.run_id}")
-    paces = table.references(device)
-    if not paces:
+    frame = table.read(device)
+    stream, compute = (frame[name].dropna().tolist() for name in ("stream", "compute"))
+    if not stream or not compute:
         raise HwfitError(f"table {table.path} has neither facts nor anchors of device '{device}'; import or profile it")
-    stream, compute = (min(values) for values in zip(*(pace[1:] for pace in paces), strict=True))
     newest: Mapping[str, Any] = runs[-1].fingerprint if runs else {}
-    return Facts(1 / stream, 2 / compute, 0.0, int(newest.get("cores") or 1), int(newest.get("memory") or 0))
+    return Facts(1 / min(stream), 2 / min(compute), 0.0, int(newest.get("cores") or 1), int(newest.get("memory") or 0))

@@ -13,7 +13,7 @@ import pyarrow as pa
 from hwfit.kernels.op import Op
 from hwfit.precision import Precision
 
-PROTOCOL = 2
+PROTOCOL = 3
 """Version of the timing protocol; values of different protocols are never mixed."""
 
 Status = Literal["OK", "UNSUPPORTED", "UNSTABLE"]
@@ -31,7 +31,7 @@ _OP = pa.schema(
 )
 OP_COLUMNS: tuple[str, ...] = tuple(_OP.names)
 TIMES = ("p10", "p50", "p90", "mean", "std", "half_width", "raw_p10")
-PACES = ("stream", "compute", "stream_reference", "compute_reference")
+PACES = ("stream", "compute", "pace", "pace_reference")
 
 SCHEMA = pa.schema(
     [
@@ -41,7 +41,7 @@ SCHEMA = pa.schema(
         ("group", pa.int64()),  # 0: one scale an output channel, or none
         ("scheme", pa.string()),  # float, symmetric or asymmetric
         *((name, pa.float64()) for name in TIMES),  # seconds
-        *((name, pa.float64()) for name in PACES),  # the anchors: seconds a byte, seconds a multiply-add
+        *((name, pa.float64()) for name in PACES),  # of the anchors: seconds a byte, then seconds a multiply-add
         ("samples", pa.int64()),
         ("copies", pa.int64()),
         ("energy", pa.float64()),  # joules, null where the device has no counter
@@ -68,9 +68,10 @@ class Measurement:
     """What one op costs on one device, in seconds a call, or why it cannot be said.
 
     `p10` is the value to use; `half_width` is half of its 95 % bootstrap interval. All times but `raw_p10` are
-    corrected for drift: the anchors ran at the paces `stream` and `compute` (seconds a byte, a multiply-add) when
-    the op was timed, and times are given as of the paces `stream_reference` and `compute_reference`. A cell without
-    times is `UNSUPPORTED`, one whose interval stayed wide is `UNSTABLE`; `note` says why.
+    corrected for drift: the anchors ran at `pace` when the op was timed, and times are given as of `pace_reference`
+    (seconds a multiply-add, a mean over several anchors). For the record, a byte of memory took `stream` seconds then
+    and a multiply-add of the fastest anchor `compute`. A cell without times is `UNSUPPORTED`, one whose interval stayed
+    wide is `UNSTABLE`; `note` says why.
     """
 
     op: Op
@@ -89,8 +90,8 @@ class Measurement:
     raw_p10: float | None = None
     stream: float | None = None
     compute: float | None = None
-    stream_reference: float | None = None
-    compute_reference: float | None = None
+    pace: float | None = None
+    pace_reference: float | None = None
     samples: int = 0
     copies: int = 0
     energy: float | None = None

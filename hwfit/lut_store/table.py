@@ -132,10 +132,10 @@ class Table:
         frame = _latest(self._of(device, protocol))
         return {op_of(row): row["status"] for row in frame.to_dict("records")}
 
-    def references(self, device: str, protocol: int = PROTOCOL) -> list[tuple[Op, float, float]]:
-        """`(op, stream, compute)`: the paces that the rows of `device` were corrected to, oldest row first."""
-        rows = self._of(device, protocol).filter(pc.field("stream_reference") > 0).sort_by("measured_at")
-        return [(op_of(row), row["stream_reference"], row["compute_reference"]) for row in rows.to_pylist()]
+    def references(self, device: str, protocol: int = PROTOCOL) -> list[tuple[int, float]]:
+        """`(m, pace_reference)`: the paces that the rows of `device` were corrected to, oldest row first."""
+        rows = self._of(device, protocol).filter(pc.field("pace_reference") > 0).sort_by("measured_at")
+        return [(row["m"], row["pace_reference"]) for row in rows.to_pylist()]
 
     def devices(self) -> list[str]:
         """Keys of the devices that have rows here."""

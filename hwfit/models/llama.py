@@ -15,6 +15,7 @@ from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM, PreTraine
 from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding
 
 from hwfit.errors import HwfitError, nearest, raise_all
+from hwfit.rotary import Rotary, rotary_problems
 from hwfit.subnet import ModelShape
 
 _NEEDED = ("hidden_size", "num_attention_heads", "num_hidden_layers", "intermediate_size", "vocab_size")
@@ -59,24 +60,15 @@ def check_model(directory: Path) -> None:
 
 
 def load_config(directory: Path) -> dict[str, Any]:
-    """`config.json` (a folder's, or that file itself) as a dict; `head_dim`, `num_key_value_heads` and `rope_theta`
-    are always filled in."""
+    """`config.json` (a folder's, or that file itself) as a dict; `head_dim` and `num_key_value_heads` are always
+    filled in."""
     path = directory / "config.json" if directory.is_dir() else directory
     try:
         config = json.loads(path.read_text())
         shape = ModelShape.from_config(config)
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise HwfitError(f"{path}: not the config of a Llama-family model ({type(error).__name__}: {error})") from error
-    return config | {
-        "head_dim": shape.head_size,
-        "num_key_value_heads": shape.kv_heads,
-        "rope_theta": rope_theta(config),
-    }
-
-
-def rope_theta(config: Mapping[str, Any]) -> float:
-    """The rotary base, from either spelling of the config; 10,000 where it says nothing."""
-    return float((config.get("rope_parameters") or {}).get("rope_theta") or config.get("rope_theta") or 10_000.0)
+    return config | {"head_dim": shape.head_size, "num_key_value_heads": shape.kv_heads}
 
 
 def load_shape(directory: Path) -> ModelShape:
@@ -98,7 +90,7 @@ def torch_model(config: Mapping[str, Any], weights: Mapping[str, Tensor]) -> Lla
     """A plain `LlamaForCausalLM` (eval, sdpa, untied) that shares memory with `weights`."""
     drop = ("architectures", "model_type", "sliding_window", "rope_theta", "rope_scaling", "dtype")
     options = {key: value for key, value in config.items() if key not in drop}
-    options["rope_parameters"] = {"rope_type": "default", "rope_theta": rope_theta(config)}
+    options["rope_parameters"] = Rotary.of(config).to_config()
     shape = ModelShape.from_config(config)
     options |= {"head_dim": shape.head_size, "hidden_size": shape.heads, "tie_word_embeddings": False}
     options["attn_implementation"] = "sdpa"
@@ -150,9 +142,7 @@ def _problems(directory: Path) -> list[str]:
         for key, value in _FIXED.items()
         if config.get(key, value) != value
     ]
-    rope = config.get("rope_parameters") or config.get("rope_scaling") or {}
-    if (kind := rope.get("rope_type", rope.get("type", "default"))) != "default":
-        problems.append(f"config.json: rope type {kind} is not supported; allowed: default")
+    problems += rotary_problems(config)
     if config.get("quantization_config"):
         problems.append("config.json: already quantised weights are not supported; give the full-precision model")
     if not any((directory / name).exists() for name in _TOKENIZERS):

@@ -1,26 +1,25 @@
 """Anchors: fixed pieces of work timed in every round, so that a machine's drift can be told from a layer's cost.
 
-`stream` reads distinct weights from DRAM; the others compute on what stays in cache. Their paces now and in the
-reference correct every time. A time t with `bytes` to read is taken as a smooth roofline, t^2 = compute^2 + memory^2
-with memory = bytes x pace, and each part is moved to the reference by its own anchor.
-
-Arithmetic is not one thing: what slows a core down for minutes on a shared machine slows 4- and 8-bit kernels at one
-row far more than fp32 products (`benchmarks.repeatability` prints by how much the paces moved), so each kind of `Work`
-has an anchor of its own. A busy program on the machine's other core is not it: `benchmarks.shared_core`.
+The pace of a machine is the geometric mean over pieces of different kinds: products of floats and of integers, and
+low-bit layers that stream from memory. One piece alone has noise of its own, some more than the drift (measured: plain
+reading of memory moved by 1.24 and an integer kernel in cache by 1.18 while layers moved by 1.04, so correcting by
+those doubled the spread of the layers; by the mean it fell by a third. `benchmarks.repeatability` prints how far they
+moved). The reference is the pace of an ordinary moment (`Anchor.calibrate`): were it one of a fast moment, every time
+would be corrected by much, and every correction adds an error.
 """
 
 from __future__ import annotations
 
-import math
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal, get_args
+from statistics import geometric_mean, median
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
 from hwfit.kernels.op import Op, linear
 from hwfit.lut_store.table import Table
-from hwfit.precision import Precision
 from hwfit.profiler import clock
 from hwfit.profiler.device import Fingerprint
 from hwfit.profiler.sizing import cold_bytes
@@ -28,115 +27,130 @@ from hwfit.profiler.sizing import cold_bytes
 if TYPE_CHECKING:
     from hwfit.kernels.registry import Backend
 
-Work = Literal["float", "integer", "vector"]
-"""What limits an op beside memory: products of floats, products of integers, or few rows at a time."""
+Work = Literal["few", "many"]
+"""Few rows at a time, bound by reading weights, or many."""
 FEW = 8
+CALIBRATION = 5.0
+"""Seconds of an ordinary moment."""
+WINDOW = 16
+"""Samples that count as one reading when the reference is set: as many as a cell has at least."""
 
-STREAM = linear(1, 1536, 576, "w32")
-COMPUTE: dict[Work, tuple[Op, int]] = {
-    "float": (linear(128, 576, 576, "w32"), 6),
-    "integer": (linear(128, 576, 576, "w8a8"), 6),
-    "vector": (linear(1, 384, 192, "w8a8g32"), 48),
-}
-GPU_COMPUTE = (linear(2048, 4096, 4096, "w16a16"), 12)
+Piece = tuple[Op, int]
+"""An op and its copies, timed in one pass."""
+FLOAT, INTEGER = (linear(128, 576, 576, "w32"), 6), (linear(128, 576, 576, "w8a8"), 6)
+FROM_MEMORY = ((linear(1, 1536, 576, "w4a8g32"), 90), (linear(1, 1536, 576, "w8a8g32"), 50))
+GPU_STREAM, GPU_COMPUTE = (linear(1, 4096, 4096, "w16a16"), 128), (linear(2048, 4096, 4096, "w16a16"), 12)
 
 
 @dataclass(frozen=True)
 class Ops:
-    """The anchors of a device, with their copies. `stream_copies` of None: as many as overflow the cache."""
+    """The pieces of a device by the work they stand for, and the layer that reads memory fastest.
 
+    `stream_copies` of None: as many as overflow the cache.
+    """
+
+    pieces: Mapping[Work, tuple[Piece, ...]]
     stream: Op
-    stream_copies: int | None
-    compute: Mapping[Work, tuple[Op, int]]
+    stream_copies: int | None = None
 
 
 OPS = {
-    "cpu": Ops(STREAM, None, COMPUTE),
+    "cpu": Ops(dict.fromkeys(("few", "many"), (FLOAT, INTEGER, *FROM_MEMORY)), linear(1, 1536, 576, "w32")),
     # about a millisecond each on an H200, 34 MB and 69 G multiply-adds a copy
-    "cuda": Ops(linear(1, 4096, 4096, "w16a16"), 128, dict.fromkeys(get_args(Work), GPU_COMPUTE)),
+    "cuda": Ops({"few": (GPU_STREAM,), "many": (GPU_COMPUTE,)}, *GPU_STREAM),
 }
 
 
-def work(m: int, floats: bool) -> Work:
-    """What products of `m` rows, of floats or integers, are limited by."""
-    return "vector" if m <= FEW else "float" if floats else "integer"
-
-
-def work_of(op: Op) -> Work:
-    return work(op.m, op.kind == "linear" and Precision.parse(op.precision).is_float)
+def work(m: int) -> Work:
+    """What stands for ops of `m` rows."""
+    return "few" if m <= FEW else "many"
 
 
 @dataclass(frozen=True)
 class Pace:
-    """How fast the machine is at a moment: seconds a byte read from DRAM, seconds a multiply-add."""
+    """How fast a machine is at a moment. `mean` is what times are corrected by: the geometric mean of its pieces, in
+    seconds a multiply-add. `stream` and `compute` are for the record: seconds a byte of memory, and seconds a
+    multiply-add of the fastest piece."""
 
+    mean: float
     stream: float
     compute: float
-
-    def correct(self, seconds: float, weight_bytes: int, reference: Pace) -> float:
-        """`seconds` of work that reads `weight_bytes`, done at this pace, as it would be at the reference's."""
-        memory = min(seconds, weight_bytes * self.stream)
-        compute = math.sqrt(seconds**2 - memory**2)
-        return math.hypot(compute * reference.compute / self.compute, memory * reference.stream / self.stream)
 
 
 @dataclass(frozen=True)
 class Sample:
-    """Seconds a byte and, for each kind of work, seconds a multiply-add, from one pass of each anchor."""
+    """Seconds a byte of memory, and seconds a multiply-add of each piece, from one pass of each."""
 
     stream: float
-    compute: Mapping[Work, float]
-
-    def pace(self, work: Work) -> Pace:
-        return Pace(self.stream, self.compute[work])
+    pieces: Mapping[Piece, float]
 
 
 class Anchor:
     """The anchors of one device, and its timer. A sample leaves nothing of other chains in the caches.
 
     `cache` is the size of the last cache before memory: L3 of a processor, L2 of a GPU. `reference` holds the paces
-    that corrected times refer to, by kind of work; where there is none, the first reading becomes it.
+    that corrected times refer to; where there is none, `calibrate` sets it, else the first reading.
     """
 
-    def __init__(self, backend: Backend, cache: int, reference: Mapping[Work, Pace] | None = None):
-        self.reference: dict[Work, Pace] = dict(reference or {})
+    def __init__(self, backend: Backend, cache: int, reference: Mapping[Work, float] | None = None):
+        self.reference: dict[Work, float] = dict(reference or {})
         self.timer = clock.timer(backend)
-        ops = OPS[getattr(backend, "device", "cpu")]
-        stream = ops.stream_copies or -(-cold_bytes(cache) // backend.copy_bytes(ops.stream))
-        self._works = ops.compute
-        self._compute = {pair: backend.build(*pair, seed=1) for pair in dict.fromkeys(ops.compute.values())}
-        self._stream = backend.build(ops.stream, stream, seed=2)
-        self._bytes = stream * backend.copy_bytes(ops.stream)
+        self._ops = OPS[getattr(backend, "device", "cpu")]
+        copies = self._ops.stream_copies or -(-cold_bytes(cache) // backend.copy_bytes(self._ops.stream))
+        self._stream = (self._ops.stream, copies)
+        self._bytes = copies * backend.copy_bytes(self._ops.stream)
+        pieces = dict.fromkeys(piece for pieces in self._ops.pieces.values() for piece in pieces)
+        self._chains = {piece: backend.build(*piece, seed=i) for i, piece in enumerate([*pieces, self._stream], 1)}
         self.sample()
 
     @classmethod
     def of_table(cls, backend: Backend, device: Fingerprint, table: Table) -> Anchor:
         """An anchor that corrects to what the rows of `device` in `table` are corrected to."""
-        first: dict[Work, Pace] = {}
-        for op, stream, compute in table.references(device.key):
-            first.setdefault(work_of(op), Pace(stream, compute))
+        first: dict[Work, float] = {}
+        for m, reference in table.references(device.key):
+            first.setdefault(work(m), reference)
         return cls(backend, device.cache, first)
 
     def sample(self) -> Sample:
         """The paces now, from one pass of each."""
-        seconds = {
-            (op, copies): self.timer.timed(chain.run) / (copies * op.m * op.n * op.k)
-            for (op, copies), chain in self._compute.items()
-        }
-        stream = self.timer.timed(self._stream.run) / self._bytes
-        return Sample(stream, {kind: seconds[pair] for kind, pair in self._works.items()})
+        seconds = {piece: self.timer.timed(chain.run) for piece, chain in self._chains.items()}
+        paces = {(op, copies): s / (copies * op.m * op.n * op.k) for (op, copies), s in seconds.items()}
+        return Sample(seconds[self._stream] / self._bytes, paces)
 
-    def settle(self, samples: Sequence[Sample], work: Work) -> tuple[Pace, Pace]:
-        """`(pace, reference)` of some rounds for a kind of work: the p10 of their samples.
+    def pace(self, samples: Sequence[Sample], work: Work) -> Pace:
+        """The pace of some rounds: the p10 of each piece over them."""
+        low = [_p10([s.pieces[piece] for s in samples]) for piece in self._ops.pieces[work]]
+        return Pace(geometric_mean(low), _p10([s.stream for s in samples]), min(low))
 
-        The very first samples become the reference of every kind that has none.
-        """
-        paces: dict[Work, Pace] = {w: _p10([s.pace(w) for s in samples]) for w in self._works}
-        for kind, pace in paces.items():
-            self.reference.setdefault(kind, pace)
-        return paces[work], self.reference[work]
+    def calibrate(self, seconds: float = CALIBRATION) -> None:
+        """Set every reference that is missing to the median pace of some `seconds`, on a core that has warmed up."""
+        if self.reference.keys() >= self._ops.pieces.keys():
+            return
+        end = time.monotonic() + seconds
+        samples: list[Sample] = []
+        while time.monotonic() < end or len(samples) < WINDOW:
+            samples.append(self.sample())
+        windows = [samples[i : i + WINDOW] for i in range(0, len(samples) - WINDOW + 1, WINDOW)]
+        for work in self._ops.pieces:
+            self.reference.setdefault(work, median(self.pace(window, work).mean for window in windows))
+
+    def correction(self, samples: Sequence[Sample], work: Work) -> Correction:
+        """What moves a time taken during `samples` to the reference, which they become if there is none yet."""
+        pace = self.pace(samples, work)
+        return Correction(pace, self.reference.setdefault(work, pace.mean))
 
 
-def _p10(paces: Sequence[Pace]) -> Pace:
-    stream, compute = np.quantile([(p.stream, p.compute) for p in paces], 0.1, axis=0)
-    return Pace(float(stream), float(compute))
+@dataclass(frozen=True)
+class Correction:
+    """Seconds at `pace` times `factor` are seconds at the `reference` pace."""
+
+    pace: Pace
+    reference: float
+
+    @property
+    def factor(self) -> float:
+        return self.reference / self.pace.mean
+
+
+def _p10(values: Sequence[float]) -> float:
+    return float(np.quantile(values, 0.1))

@@ -19,7 +19,7 @@ from functools import reduce
 from typing import TYPE_CHECKING
 
 from hwfit.kernels.op import Op
-from hwfit.profiler.anchor import Anchor, Pace, Sample, work_of
+from hwfit.profiler.anchor import CALIBRATION, Anchor, Correction, Sample, work
 from hwfit.profiler.sizing import chain_bytes, copies
 from hwfit.profiler.stats import Summary, summarise
 
@@ -51,6 +51,11 @@ class Rules:
     throttled: float = 0.10
     drift: float = 1.2
 
+    @property
+    def calibration(self) -> float:
+        """Seconds to find the reference pace of a new table."""
+        return min(CALIBRATION, 8 * self.seconds)
+
 
 RULES = {
     "cpu": Rules(),
@@ -74,8 +79,7 @@ class Reading:
     op: Op
     summary: Summary
     raw: float
-    pace: Pace
-    reference: Pace
+    correction: Correction
     copies: int
     narrow: bool
     joules: float | None = None
@@ -115,10 +119,9 @@ def measure(ops: Sequence[Op], backend: Backend, anchor: Anchor, cache: int, rul
     readings = []
     for op, chain in chains.items():
         mine = paces[: len(times[op])]  # of the rounds that the cell took part in
-        pace, reference = anchor.settle(mine, work_of(op))
         raw = summarise(times[op], 1 / chain.copies)
-        scale = pace.correct(raw.p10, backend.copy_bytes(op), reference) / raw.p10
-        summary = summarise(times[op], scale / chain.copies)
+        correction = anchor.correction(mine, work(op.m))
+        summary = summarise(times[op], correction.factor / chain.copies)
         joules = anchor.timer.joules(chain.run, counting) if counting else None
         conditions = reduce(operator.add, seen[op])
         readings.append(
@@ -126,8 +129,7 @@ def measure(ops: Sequence[Op], backend: Backend, anchor: Anchor, cache: int, rul
                 op=op,
                 summary=summary,
                 raw=raw.p10,
-                pace=pace,
-                reference=reference,
+                correction=correction,
                 copies=chain.copies,
                 narrow=summary.spread <= rules.narrow,
                 joules=None if joules is None else joules / chain.copies,

@@ -98,6 +98,8 @@ def profile(
             yield from batches(_ops(todo, stage), backend, print_.cache, rules)
         yield from batches(drifted, backend, print_.cache, rules)
 
+    if anchor:
+        anchor.calibrate(rules.calibration)
     with track(len(todo), f"profile {device}", progress) as advance:
         for ops in groups():
             spent = time.monotonic() - start
@@ -167,10 +169,10 @@ def _row(reading: Reading, run: RunInfo, backend: Backend, rules: Rules) -> Meas
         half_width=s.half_width,
         samples=s.samples,
         raw_p10=reading.raw,
-        stream=reading.pace.stream,
-        compute=reading.pace.compute,
-        stream_reference=reading.reference.stream,
-        compute_reference=reading.reference.compute,
+        stream=reading.correction.pace.stream,
+        compute=reading.correction.pace.compute,
+        pace=reading.correction.pace.mean,
+        pace_reference=reading.correction.reference,
         copies=reading.copies,
         energy=reading.joules,
         weight_bytes=backend.copy_bytes(reading.op),

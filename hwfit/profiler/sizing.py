@@ -41,7 +41,7 @@ def chain_bytes(op: Op, backend: Backend, cache: int, rules: Rules) -> int:
 def _cpu(op: Op, backend: Backend, cache: int, rules: Rules) -> int:
     """Half of what overflows the caches with few rows, a short chain otherwise."""
     if op.kind != "linear":
-        return 48 if op.m <= COLD_ROWS else 6
+        return 6 if op.m > COLD_ROWS else 48 if op.kind == "attention" else 192  # norms take a microsecond each
     if op.m <= COLD_ROWS:
         return min(rules.max_copies, math.ceil(cold_bytes(cache) / 2 / backend.copy_bytes(op)))
     return min(12, max(2, math.ceil(2e9 / (2 * op.m * op.n * op.k))))

@@ -10,7 +10,7 @@ from typing import Protocol
 import numpy as np
 
 from hwfit.profiler import clock
-from hwfit.profiler.anchor import Anchor, Pace, Work, work
+from hwfit.profiler.anchor import Anchor, Correction, work
 from hwfit.profiler.anchor import Sample as PaceSample
 from hwfit.profiler.clock import Timer
 from hwfit.profiler.protocol import no_gc
@@ -52,8 +52,7 @@ class Timing:
     high: float
     samples: int
     raw: float
-    pace: Pace
-    reference: Pace
+    correction: Correction
 
 
 def time_models(
@@ -82,12 +81,8 @@ def time_models(
             advance(spent - before, note=f"round {i}")
     if not names:
         return {}
-    weights = {name: _linear_bytes(model.subnet) for name, model in models.items()}
     return {
-        n: {
-            p: _timing(samples[n][p], weights[n], *anchor.settle(paces, _work(models[n].subnet, workload.phase(p).m)))
-            for p in PHASES
-        }
+        n: {p: _timing(samples[n][p], anchor.correction(paces, work(workload.phase(p).m))) for p in PHASES}
         for n in names
     }
 
@@ -114,22 +109,11 @@ def _both_clocks(call) -> Sample:
     return seconds, seconds * min(1.0, own / wall)
 
 
-def _work(subnet: Subnet, m: int) -> Work:
-    """What most of a forward call's multiply-adds are."""
-    floats = sum(n * k for n, k, p in subnet.linears.values() if p.is_float)
-    return work(m, 2 * floats > sum(n * k for n, k, _ in subnet.linears.values()))
-
-
-def _linear_bytes(subnet: Subnet) -> int:
-    return sum(p.weight_bytes(n, k) for n, k, p in subnet.linears.values())
-
-
-def _timing(rounds: list[list[Sample]], weight_bytes: int, pace: Pace, reference: Pace) -> Timing:
+def _timing(rounds: list[list[Sample]], correction: Correction) -> Timing:
     wall, x = np.moveaxis(np.asarray(rounds), 2, 0)  # [rounds, samples a round] each
-    low_end = float(np.quantile(x, QUANTILE))
-    x = x * (pace.correct(low_end, weight_bytes, reference) / low_end)
+    x = x * correction.factor
     p10, p50, p90 = (float(q) for q in np.quantile(x, [QUANTILE, 0.5, 0.9]))
     draws = np.random.default_rng(0).integers(0, len(x), (RESAMPLES, len(x)))
     low, high = np.quantile(np.quantile(x[draws].reshape(RESAMPLES, -1), QUANTILE, axis=1), [0.025, 0.975])
     raw = float(np.quantile(wall, QUANTILE))
-    return Timing(p10, p50, p90, float(low), float(high), x.size, raw, pace, reference)
+    return Timing(p10, p50, p90, float(low), float(high), x.size, raw, correction)

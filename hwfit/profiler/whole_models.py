@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
-from hwfit.deploy.bundle import load_bundle, random_bundle
-from hwfit.deploy.folder import onnx_path, size_on_disk
+from hwfit.deploy.bundle import WEIGHTS, load_bundle, random_bundle
+from hwfit.deploy.folder import copy_tokenizer, deploy, onnx_path, size_on_disk
 from hwfit.deploy.onnx_graph import write_onnx
 from hwfit.deploy.runtime import OnnxModel
 from hwfit.errors import HwfitError
@@ -36,6 +36,7 @@ class Deployer:
     random: Callable[..., Any]
     folder: Callable[[Path, int], TimedModel]
     size: Callable[[Path], int]
+    finish: Callable[[Path, Path, int], object]
 
 
 def max_tokens(workload: Workload) -> int:
@@ -74,6 +75,14 @@ def open_model(device: str, path: Path, workload: Workload) -> TimedModel:
     Raises `HwfitError` for a path that holds no such thing.
     """
     return _DEPLOYERS[device].folder(path, max_tokens(workload))
+
+
+def finish(device: str, folder: Path, model: Path, workload: Workload) -> None:
+    """Make a bundle's folder ready for `open_model`, with the tokenizer of `model`: a processor also needs its graph.
+
+    Raises `HwfitError` for what the device cannot run.
+    """
+    _DEPLOYERS[device].finish(folder, model, max(512, max_tokens(workload)))
 
 
 def stored_bytes(device: str, path: Path) -> int:
@@ -133,6 +142,18 @@ def split_by_bytes(subnets: Mapping[str, Subnet], workload: Workload, room: int)
 
 
 _DEPLOYERS = {
-    "cpu": Deployer(_all_at_once, _onnx, lambda path, length: OnnxModel(onnx_path(path)), size_on_disk),
-    "cuda": Deployer(_by_memory, _cuda, _cuda_folder, lambda path: (path / "model.safetensors").stat().st_size),
+    "cpu": Deployer(
+        _all_at_once,
+        _onnx,
+        lambda path, length: OnnxModel(onnx_path(path)),
+        size_on_disk,
+        lambda folder, model, length: deploy(folder, model, folder, length),
+    ),
+    "cuda": Deployer(
+        _by_memory,
+        _cuda,
+        _cuda_folder,
+        lambda path: (path / WEIGHTS).stat().st_size,
+        lambda folder, model, length: copy_tokenizer(model, folder),
+    ),
 }

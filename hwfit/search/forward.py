@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from hwfit.deploy.slice import module_name
-from hwfit.models.llama import rope_theta
+from hwfit.rotary import Rotary
 
 Project = Callable[[int, tuple[str, ...], Tensor], Sequence[Tensor]]
 """(block, linears that share this input, x[batch, seq, k]) -> one y[batch, seq, n] per linear."""
@@ -23,25 +23,24 @@ GATE_UP = ("gate_proj", "up_proj")
 
 @dataclass(frozen=True)
 class Attention:
-    """Head layout and rotary base; `scale` is the softmax scale."""
+    """Head layout and rotary embedding; `scale` is the softmax scale."""
 
     heads: int
     kv_heads: int
     head_size: int
-    theta: float
+    rotary: Rotary
     scale: float
 
     @classmethod
     def of(cls, heads: int, kv_heads: int, head_size: int, config: Mapping[str, Any]) -> Attention:
-        return cls(heads, kv_heads, head_size, rope_theta(config), head_size**-0.5)
+        return cls(heads, kv_heads, head_size, Rotary.of(config), head_size**-0.5)
 
 
 def rotary_tables(attention: Attention, seq: int, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
     """cos and sin, `[seq, head_size]` each, in the half-split layout of Hugging Face Llama."""
-    half = torch.arange(0, attention.head_size, 2, dtype=torch.float32) / attention.head_size
-    angles = torch.outer(torch.arange(seq, dtype=torch.float32), attention.theta**-half)  # [seq, head_size / 2]
-    angles = torch.cat((angles, angles), dim=-1)
-    return angles.cos().to(dtype), angles.sin().to(dtype)
+    halves = (torch.from_numpy(table).to(dtype) for table in attention.rotary.tables(attention.head_size, seq))
+    cos, sin = (torch.cat((half, half), dim=-1) for half in halves)  # [seq, head_size / 2] each half
+    return cos, sin
 
 
 def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:

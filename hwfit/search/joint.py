@@ -28,7 +28,7 @@ from hwfit.search.study import Study
 from hwfit.search.supernet import Supernet
 from hwfit.search.teacher import distillation_loss
 from hwfit.space import Space
-from hwfit.subnet import Subnet
+from hwfit.subnet import LINEARS, Subnet
 from hwfit.workload import PHASES, Workload
 
 SHARED_SHARE = 0.3
@@ -77,7 +77,9 @@ class Searcher:
             phase: ExpectedCost(space, self.order, workload.phase(phase), latency.price, latency.overhead)
             for phase in PHASES
         }
-        self.costs["memory"] = expected_memory(space, self.order, workload.context, workload.batch)
+        self.costs["memory"] = expected_memory(
+            space, self.order, workload.context, workload.batch, device=latency.lookup.device
+        )
         self.supernet = Supernet(
             study.ordered.weights,
             study.config,
@@ -254,7 +256,7 @@ class Searcher:
 def predicted_cost(latency: WholeModel, workload: Workload, subnet: Subnet) -> dict[str, float]:
     """Predicted seconds of decode and prefill, bytes of memory."""
     seconds = {p: latency.predict(subnet, workload.phase(p)).value for p in PHASES}
-    return {**seconds, "memory": float(memory(subnet, workload.context, workload.batch))}
+    return {**seconds, "memory": float(memory(subnet, workload.context, workload.batch, latency.lookup.device))}
 
 
 def fastest(space: Space, order: tuple[int, ...], cost: Cost) -> dict[str, float]:
@@ -262,7 +264,13 @@ def fastest(space: Space, order: tuple[int, ...], cost: Cost) -> dict[str, float
     kept = tuple(sorted(order[: space.depth[-1]]))
     smallest = [
         space.subnet(
-            space.hidden[-1], space.heads[-1], space.head_size[-1], space.mlp[-1], kept, ((p,) * 7,) * len(kept), p
+            space.hidden[-1],
+            space.heads[-1],
+            space.head_size[-1],
+            space.mlp[-1],
+            kept,
+            ((p,) * len(LINEARS),) * len(kept),
+            p,
         )
         for p in space.precisions
     ]

@@ -14,6 +14,14 @@ from transformers import LlamaConfig, LlamaForCausalLM
 from hwfit.precision import Precision
 from hwfit.subnet import LINEARS, ModelShape, Subnet
 
+LLAMA3 = {
+    "rope_type": "llama3",
+    "factor": 8.0,
+    "low_freq_factor": 1.0,
+    "high_freq_factor": 4.0,
+    "original_max_position_embeddings": 64,
+}
+"""Llama 3's scaling with a context so short that most frequencies of a head of 32 are scaled."""
 RUNS = ("w32", "w8a8", "w8a8g32", "w4a8g32", "w4a8g64", "w2a8g32")
 
 

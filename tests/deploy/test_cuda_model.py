@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from deploy_llama import llama_with, parts, random_precisions, tiny_llama
+from deploy_llama import LLAMA3, llama_with, parts, random_precisions, tiny_llama
 
 from hwfit.deploy.bundle import Bundle, dense_weights, quantise_bundle
 from hwfit.deploy.cuda_model import CudaModel
@@ -75,8 +75,9 @@ def test_equals_transformers_in_prefill_and_16_decode_steps(dtype: torch.dtype, 
             assert relative(model.decode(int(IDS[row, i])), expected[row, i]) < bound
 
 
-def test_rotary_base_and_epsilon_come_from_the_config():
-    bundle, llama = whole(rope_parameters={"rope_type": "default", "rope_theta": 500.0}, rms_norm_eps=0.1)
+@pytest.mark.parametrize("stretch", [{"rope_type": "default"}, LLAMA3], ids=["plain", "llama3"])
+def test_rotary_embedding_and_epsilon_come_from_the_config(stretch: dict):
+    bundle, llama = whole(rope_parameters={"rope_theta": 500.0, **stretch}, rms_norm_eps=0.1)
     with torch.no_grad():
         expected = llama(torch.from_numpy(IDS)).logits.numpy()
     assert relative(deployed(bundle).all_logits(IDS), expected) < 1e-5
@@ -180,9 +181,9 @@ def test_everything_the_device_cannot_run_is_listed_at_once():
     bundle = small()
     row = (Precision.parse("fp8"), *(Precision.parse("w16a16"),) * 6)
     subnet = dataclasses.replace(bundle.subnet, precision=(row,) * 3, embed=Precision.parse("w3a16g32"))
-    config = {**bundle.config, "attention_bias": True, "rope_parameters": {"rope_type": "llama3"}}
+    config = {**bundle.config, "attention_bias": True, "rope_parameters": {"rope_type": "yarn"}}
     problems = unsupported(subnet, config, Old(CPU))
-    for part in ("attention_bias=True", "rope_type 'llama3'", "0.q_proj: fp8 does not run", "H100", "embed: "):
+    for part in ("attention_bias=True", "rope type yarn", "0.q_proj: fp8 does not run", "H100", "embed: "):
         assert any(part in problem for problem in problems), part
     with pytest.raises(HwfitError) as error:
         CudaModel.of(Bundle(subnet, config, bundle.tensors), Old(CPU), EagerLauncher(CPU))

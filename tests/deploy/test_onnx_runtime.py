@@ -201,7 +201,7 @@ def test_everything_the_graph_cannot_do_is_listed_at_once(tmp_path: Path) -> Non
         write_onnx(Bundle(subnet, config, bundle.tensors), tmp_path / "m.onnx")
     for part in (
         "attention_bias=True",
-        "rope_type 'linear'",
+        "rope type linear",
         "multiples of 16",
         "0.q_proj: w3a16g32",
         "lm_head: w16a16",

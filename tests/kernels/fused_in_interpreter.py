@@ -12,6 +12,7 @@ from hwfit.kernels import cuda_fused, cuda_ops
 from hwfit.kernels.cuda_ops import PackedTable
 from hwfit.kernels.quantise import quantise
 from hwfit.precision import Precision
+from hwfit.rotary import Rotary
 
 CPU = torch.device("cpu")
 errors: dict[str, float] = {}
@@ -44,7 +45,7 @@ for dtype in (torch.float32, torch.float16):
         length = start + tokens + 2
         q, k, v = (draw(batch * tokens, h * size, seed=i, dtype=dtype) for i, h in enumerate((heads, kv, kv)))
         keys, values = (torch.full((batch, length, kv, size), 7.0, dtype=dtype) for _ in "kv")
-        cos, sin = cuda_ops.rotary_tables(size, length, 10_000.0, CPU)
+        cos, sin = cuda_ops.rotary_tables(Rotary(), size, length, CPU)
         got = cuda_fused.rope_store(q, k, v, cos, sin, keys, values, start)
         positions, new = np.arange(start, start + tokens), slice(start, start + tokens)
         case = f"{kind} {batch} {tokens} {start} {heads} {kv} {size}"

@@ -18,6 +18,7 @@ from hwfit.kernels import cuda_ops
 from hwfit.kernels.cuda_ops import KvCache, PackedTable
 from hwfit.kernels.quantise import quantise
 from hwfit.precision import Precision
+from hwfit.rotary import Rotary
 
 BOUND = {torch.float32: 2e-6, torch.float16: 1.5e-3}
 DTYPES = list(BOUND)
@@ -64,7 +65,7 @@ def test_rotary_cache_and_attention(
     )
     old_keys, old_values = wide(cache.keys), wide(cache.values)
     q, k, v = (draw(batch * tokens, h * size, seed=i, dtype=dtype) for i, h in enumerate((heads, kv, kv)))
-    rotary = cuda_ops.rotary_tables(size, length, 10_000.0, CPU)
+    rotary = cuda_ops.rotary_tables(Rotary(), size, length, CPU)
     got = cuda_ops.rope_store(q, k, v, rotary, cache, start)
 
     positions = np.arange(start, context)

@@ -10,6 +10,7 @@ from hwfit.kernels import ort_cpu
 from hwfit.kernels.ort_session import make_model, session, value
 from hwfit.kernels.quantise import Quantised, dequantise, fake_quantise_activations, quantise
 from hwfit.precision import Precision
+from hwfit.rotary import Rotary
 
 LINEARS = ["w8a8", *(f"w{b}a8g{g}" for b in (8, 4, 2) for g in (32, 64, 128))]
 
@@ -99,7 +100,7 @@ def test_attention_rotates_masks_and_reads_the_cache(past: int, new: int) -> Non
     for h in range(kv):
         keys[0, h, :past], values[0, h, :past] = rotate(k[:past, h], 0, theta), v[:past, h]
     nodes, arrays = ort_cpu.attention_nodes("a", "q", "k", "v", "y", ort_cpu.Cache.of(0), heads, kv)
-    arrays["cos_cache"], arrays["sin_cache"] = ort_cpu.rotary_caches(d, length, theta)
+    arrays["cos_cache"], arrays["sin_cache"] = Rotary(theta).tables(d, length)
     feeds = {n: a[past:].reshape(1, new, -1).astype(np.float32) for n, a in (("q", q), ("k", k), ("v", v))}
     feeds |= {"past.0.key": keys, "past.0.value": values}
     feeds |= {"seqlens_k": np.array([total - 1], np.int32), "total_length": np.array(total, np.int32)}

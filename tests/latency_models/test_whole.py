@@ -144,6 +144,8 @@ def test_memory_is_the_file_and_the_cache(space):
     subnet = Subnet.whole(SMOLLM, "w32")
     assert memory(subnet, context=0) == subnet.weight_bytes == 4 * subnet.params
     assert memory(subnet, context=100, batch=2) - subnet.weight_bytes == 2 * 100 * 30 * (2 * 3 * 64) * 4
+    gpu = memory(subnet, context=100, batch=2, device="nvidia-h200-sm90")
+    assert gpu - subnet.weight_bytes == 2 * 100 * 30 * (2 * 3 * 64) * 2
 
 
 def test_predict_is_quick_after_the_first_call(space, lookup):

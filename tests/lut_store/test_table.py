@@ -189,10 +189,10 @@ def test_many_writers_at_once_lose_nothing(table: Table):
 
 
 def test_references_come_oldest_first(table: Table):
-    table.append([row(at=2, stream_reference=0.2, compute_reference=2.0)], run())
-    table.append([row(at=1, stream_reference=0.1, compute_reference=1.0)], run())
+    table.append([row(at=2, pace_reference=0.2)], run())
+    table.append([row(at=1, pace_reference=0.1)], run())
     table.append([row(at=0, p10=None, status="UNSUPPORTED")], run())
-    assert [paces for _, *paces in table.references("cpu-a")] == [[0.1, 1.0], [0.2, 2.0]]
+    assert [pace for _, pace in table.references("cpu-a")] == [0.1, 0.2]
     assert table.references("cpu-b") == []
 
 

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 import torch
@@ -22,7 +22,7 @@ from hwfit.profiler import anchor as anchor_module
 from hwfit.profiler import clock as clock_module
 from hwfit.profiler import device as device_module
 from hwfit.profiler import protocol as protocol_module
-from hwfit.profiler.anchor import Ops
+from hwfit.profiler.anchor import Ops, Work
 from hwfit.profiler.gpu_timer import GpuTimer
 from hwfit.profiler.nvml import Nvml
 from hwfit.profiler.protocol import Rules
@@ -150,7 +150,7 @@ def become_gpu(monkeypatch: pytest.MonkeyPatch) -> Iterator[FakePynvml]:
     timer = GpuTimer(backend.launcher, Nvml(module=module), lambda seconds: None)
     monkeypatch.setitem(clock_module._TIMERS, "cuda", lambda backend: timer)
     small = (linear(32, 64, 64, "w16a16"), 4)
-    ops = Ops(linear(1, 256, 256, "w16a16"), 8, {"float": small, "integer": small, "vector": small})
+    ops = Ops(dict.fromkeys(get_args(Work), (small,)), linear(1, 256, 256, "w16a16"), 8)
     monkeypatch.setitem(anchor_module.OPS, "cuda", ops)
     rules = Rules(seconds=0.02, min_rounds=3, max_rounds=5, max_copies=4, drift=1e9)
     monkeypatch.setitem(protocol_module.RULES, "cuda", rules)

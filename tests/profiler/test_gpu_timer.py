@@ -11,7 +11,7 @@ from hwfit.profiler import anchor as anchor_module
 from hwfit.profiler import clock as clock_module
 from hwfit.profiler import energy, gpu_timer
 from hwfit.profiler import protocol as protocol_module
-from hwfit.profiler.anchor import OPS, Anchor
+from hwfit.profiler.anchor import GPU_COMPUTE, GPU_STREAM, OPS, Anchor
 from hwfit.profiler.gpu_timer import PAUSE, RETAKES, GpuTimer
 from hwfit.profiler.nvml import Nvml
 from hwfit.profiler.protocol import RULES, Rules, batches, copies, default_rules, measure
@@ -156,12 +156,12 @@ def test_a_gpu_that_never_recovers_is_not_called_stable(gpu):
 def test_the_anchors_are_the_gpus_own(gpu):
     backend = gpu(FakePynvml())
     pace = Anchor(backend, L2).sample()
-    compute, stream = backend.built
-    assert ((compute.op, compute.copies), stream.op) == (OPS["cuda"].compute["vector"], OPS["cuda"].stream)
-    assert "w16a16" in str(compute.op)
+    stream, compute, _ = backend.built
+    assert ((stream.op, stream.copies), (compute.op, compute.copies)) == (GPU_STREAM, GPU_COMPUTE)
+    assert OPS["cuda"].pieces == {"few": (GPU_STREAM,), "many": (GPU_COMPUTE,)}
     assert stream.copies * copy_bytes(stream.op) >= 2 * L2
     assert pace.stream == pytest.approx(1 / 20e9, rel=0.02)
-    assert all(value == pytest.approx(1 / 100e9, rel=0.05) for value in pace.compute.values())
+    assert pace.pieces[GPU_COMPUTE] == pytest.approx(1 / 100e9, rel=0.05)
 
 
 def test_chains_last_long_enough_to_be_timed(gpu):
