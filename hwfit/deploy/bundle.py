@@ -79,11 +79,16 @@ def quantise_bundle(
     tensors: dict[str, Tensor | Quantised] = dict(sliced)
     for name, (_, _, p) in weight_specs(subnet).items():
         w = sliced[name]
-        if not p.is_float:
-            tensors[name] = quantise(w, p, clipped_grid(w, p, energies.get(name.removesuffix(".weight"))))
-        elif p.weight_bits == 16:
-            tensors[name] = w.half()
+        grid = None if p.is_float else clipped_grid(w, p, energies.get(name.removesuffix(".weight")))
+        tensors[name] = stored(w, p, grid)
     return Bundle(subnet, subnet_config(config, subnet, uneven_mlp=True), tensors)
+
+
+def stored(w: Tensor, p: Precision, grid: Grid | None) -> Tensor | Quantised:
+    """A weight as a bundle keeps it: codes on its grid, or halves, or fp32."""
+    if grid is not None:
+        return quantise(w, p, grid)
+    return w.half() if p.weight_bits == 16 else w
 
 
 def dense_weights(bundle: Bundle) -> dict[str, Tensor]:

@@ -12,9 +12,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from hwfit.deploy.bundle import Bundle
+from hwfit.deploy.bundle import Bundle, stored
 from hwfit.deploy.slice import slice_energy, slice_weights, subnet_config
-from hwfit.kernels.quantise import Grid, clipped_grid, fake_quantise, fake_quantise_activations, minmax_grid, quantise
+from hwfit.kernels.quantise import Grid, clipped_grid, fake_quantise, fake_quantise_activations, minmax_grid
 from hwfit.precision import Precision
 from hwfit.search import checkpoint
 from hwfit.search.compensate import compensated
@@ -130,11 +130,8 @@ class Student(nn.Module):
         """The trained weights, quantised onto the grids they were trained with."""
         tensors: dict[str, Any] = {n.replace("/", "."): p.detach().clone() for n, p in self.trained.items()}
         for module, p in self.precision.items():
-            if not p.is_float:
-                tensors[f"{module}.weight"] = quantise(tensors[f"{module}.weight"], p, self.grids[module])
-        tensors["model.embed_tokens.weight"] = (
-            self.embed if self.embed_grid is None else quantise(self.embed, self.subnet.embed, self.embed_grid)
-        )
+            tensors[f"{module}.weight"] = stored(tensors[f"{module}.weight"], p, self.grids[module])
+        tensors["model.embed_tokens.weight"] = stored(self.embed, self.subnet.embed, self.embed_grid)
         return Bundle(self.subnet, self.config, tensors)
 
 
