@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING
 
 from hwfit.kernels.op import Op
 from hwfit.profiler.anchor import CALIBRATION, Anchor, Correction, Sample, work
-from hwfit.profiler.sizing import chain_bytes, copies
+from hwfit.profiler.sizing import builds, chain_bytes, copies
 from hwfit.profiler.stats import Summary, summarise
 
 if TYPE_CHECKING:
@@ -43,8 +43,8 @@ class Rules:
     batch: int = 8
     batch_bytes: int = 1_500_000_000
     max_copies: int = 400
-    min_rounds: int = 16
-    max_rounds: int = 48
+    min_rounds: int = 24
+    max_rounds: int = 96
     narrow: float = 0.01
     unstable: float = 0.10
     energy: float = 0.0
@@ -112,16 +112,15 @@ def measure(ops: Sequence[Op], backend: Backend, anchor: Anchor, cache: int, rul
     up or after `max_rounds`. Kernels are warmed up by one untimed pass each."""
     counting = min(rules.energy, 0.3 * rules.seconds)
     deadline = time.monotonic() + (rules.seconds - counting) * len(ops)
-    chains = {op: backend.build(op, copies(op, backend, cache, rules), seed=i) for i, op in enumerate(ops)}
-    for chain in chains.values():
-        chain.run()
+    chains = {op: _chains(op, i, backend, cache, rules) for i, op in enumerate(ops)}
     times, paces, seen = _rounds(chains, anchor, deadline, rules)
     readings = []
-    for op, chain in chains.items():
+    for op, built in chains.items():
+        chain = built[0]
         mine = paces[: len(times[op])]  # of the rounds that the cell took part in
-        raw = summarise(times[op], 1 / chain.copies)
+        raw = summarise(times[op], 1 / chain.copies, len(built))
         correction = anchor.correction(mine, work(op.m))
-        summary = summarise(times[op], correction.factor / chain.copies)
+        summary = summarise(times[op], correction.factor / chain.copies, len(built))
         joules = anchor.timer.joules(chain.run, counting) if counting else None
         conditions = reduce(operator.add, seen[op])
         readings.append(
@@ -140,10 +139,20 @@ def measure(ops: Sequence[Op], backend: Backend, anchor: Anchor, cache: int, rul
     return readings
 
 
+def _chains(op: Op, seed: int, backend: Backend, cache: int, rules: Rules) -> list[Chain]:
+    """The chains of an op, warmed up."""
+    count = copies(op, backend, cache, rules)
+    built = [backend.build(op, count, seed=seed) for _ in range(builds(op, backend))]
+    for chain in built:
+        chain.run()
+    return built
+
+
 def _rounds(
-    chains: dict[Op, Chain], anchor: Anchor, deadline: float, rules: Rules
+    chains: dict[Op, list[Chain]], anchor: Anchor, deadline: float, rules: Rules
 ) -> tuple[dict[Op, list[float]], list[Sample], dict[Op, list[Conditions]]]:
-    """Seconds of every pass of every chain, the paces, and the device's conditions, in rounds whose order rotates."""
+    """Seconds of a pass of each op in each round, the paces, and the device's conditions. The order of ops rotates, and
+    the chains of one op take turns."""
     timer = anchor.timer
     times: dict[Op, list[float]] = {op: [] for op in chains}
     seen: dict[Op, list[Conditions]] = {op: [] for op in chains}
@@ -155,14 +164,14 @@ def _rounds(
             timer.conditions()  # the anchor's own
             turn = i % len(live)
             for op in live[turn:] + live[:turn]:
-                times[op].append(timer.timed(chains[op].run))
+                times[op].append(timer.timed(chains[op][i % len(chains[op])].run))
                 seen[op].append(timer.conditions())
             if i + 1 < rules.min_rounds:
                 continue
             if time.monotonic() > deadline:
                 break
             if i % 4 == 3:
-                live = [op for op in live if summarise(times[op]).spread > rules.narrow]
+                live = [op for op in live if summarise(times[op], builds=len(chains[op])).spread > rules.narrow]
                 if not live:
                     break
     return times, paces, seen

@@ -231,3 +231,11 @@ def test_interval_covers_the_true_quantile():
     truth = math.exp(0.2 * -1.2815515655446004)
     hits = [(s := summarise(list(rng.lognormal(0, 0.2, 60)))).low <= truth <= s.high for _ in range(200)]
     assert np.mean(hits) >= 0.85
+
+
+def test_chains_of_an_op_whose_buffers_matter_take_turns(backend: FakeBackend):
+    op = Op("norm", 1, 0, 576)
+    (reading,) = measure([op], backend, Anchor(backend, L3), L3, Rules(seconds=1.0, min_rounds=8, max_rounds=8))
+    chains = backend.built[-4:]
+    assert [chain.runs for chain in chains] == [1 + 2] * 4
+    assert reading.summary.samples == 8
