@@ -79,10 +79,15 @@ def main() -> None:
         for phase in PHASES:
             held_out = range(options.fit, len(subnets))
             want = np.array([measured[i][phase] for i in held_out])
-            got = np.array([predictor.predict(subnets[i], workload.phase(phase)).value for i in held_out])
+            said = [predictor.predict(subnets[i], workload.phase(phase)) for i in held_out]
+            got = np.array([estimate.value for estimate in said])
+            inside = [e.low <= true <= e.high for e, true in zip(said, want, strict=True)]
             error = got / want - 1
             figures |= {
                 f"{phase}.mape": float(np.abs(error).mean()),
+                f"{phase}.hit10": float(np.mean(np.abs(error) <= 0.1)),
+                f"{phase}.coverage": float(np.mean(inside)),
+                f"{phase}.width": float(np.mean([(e.high - e.low) / e.value for e in said])),
                 f"{phase}.worst": float(np.abs(error).max()),
                 f"{phase}.bias": float(error.mean()),
                 f"{phase}.spearman": float(spearmanr(got, want).statistic),  # pyright: ignore[reportAttributeAccessIssue]
