@@ -118,7 +118,6 @@ def measure(ops: Sequence[Op], backend: Backend, anchor: Anchor, cache: int, rul
     for op, built in chains.items():
         chain = built[0]
         mine = paces[: len(times[op])]  # of the rounds that the cell took part in
-        raw = summarise(times[op], 1 / chain.copies, len(built))
         correction = anchor.correction(mine, work(op.m))
         summary = summarise(times[op], correction.factor / chain.copies, len(built))
         joules = anchor.timer.joules(chain.run, counting) if counting else None
@@ -127,7 +126,7 @@ def measure(ops: Sequence[Op], backend: Backend, anchor: Anchor, cache: int, rul
             Reading(
                 op=op,
                 summary=summary,
-                raw=raw.p10,
+                raw=summary.p10 / correction.factor,
                 correction=correction,
                 copies=chain.copies,
                 narrow=summary.spread <= rules.narrow,
