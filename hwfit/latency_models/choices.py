@@ -17,8 +17,9 @@ from hwfit.subnet import LINEARS, Subnet
 class Choices:
     """A distribution over the subnets of a `Space`: one simplex per axis, each over the axis's choices in order.
 
-    `precision[b, l, p]` belongs to block `b` of the *original* model (kept or not) and linear `LINEARS[l]`. Every
-    tensor may have the same leading batch dimensions.
+    `precision[b, l, p]` belongs to block `b` of the *original* model (kept or not) and linear `LINEARS[l]`; with one
+    `l` all linears of a block are at one precision (`by_block`, the paper's space). Every tensor may have the same
+    leading batch dimensions.
     """
 
     hidden: Tensor  # [..., hidden choices]
@@ -26,8 +27,13 @@ class Choices:
     head_size: Tensor  # [..., head size choices]
     mlp: Tensor  # [..., MLP choices]
     depth: Tensor  # [..., depth choices]
-    precision: Tensor  # [..., blocks, 7 linears, precisions]
+    precision: Tensor  # [..., blocks, 7 linears or 1, precisions]
     lm_head: Tensor  # [..., precisions]
+
+    @property
+    def by_block(self) -> bool:
+        """Whether the linears of a block share one precision."""
+        return self.precision.shape[-2] == 1
 
     def map(self, f: Callable[[Tensor], Tensor]) -> Choices:
         """The same with `f` applied to every tensor."""

@@ -2,8 +2,9 @@
 
 Every axis is an independent categorical choice, so the expectation needs no sampling: a linear of output width q,
 input width p and precision r costs Σ_ijb q_i p_j r_b T[i, j, b], times the probability that its block is kept.
-Method: "LLM Compression with Jointly Optimizing Architectural and Quantization choices", arXiv 2606.04063, with the
-width sum taken once for all blocks, since they share their widths.
+Blocks share their widths, so their precisions are added up, weighted by the probability to be kept, before prices come
+in: a batch of subnets reads its choices once, and everything else is two small matrix products.
+Method: "LLM Compression with Jointly Optimizing Architectural and Quantization choices", arXiv 2606.04063.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from hwfit.latency_models.choices import Choices, checked_order, one_hot, unifor
 from hwfit.latency_models.estimate import price_all
 from hwfit.latency_models.memory import op_bytes
 from hwfit.latency_models.overhead import NO_OVERHEAD, Overhead
-from hwfit.space import LINEAR_WIDTHS, Space, Width
+from hwfit.space import LINEAR_WIDTHS, Space
 from hwfit.subnet import LINEARS
 from hwfit.workload import Phase
 
@@ -41,7 +42,10 @@ class ExpectedCost(nn.Module):
     norm: Tensor  # [hidden choices]
     swiglu: Tensor  # [MLP choices]
     attention: Tensor  # [heads x head sizes]
-    embed: Tensor  # [hidden choices]; and `q_proj` … `lm_head`: [output choices, input choices, precisions]
+    embed: Tensor  # [hidden choices]
+    lm_head: Tensor  # [hidden choices, precisions]
+    hidden_q: Tensor  # [hidden choices x (heads x head sizes), 4, precisions]: q, k, v, o
+    hidden_mlp: Tensor  # [hidden choices x MLP choices, 3, precisions]: gate, up, down
 
     def __init__(
         self,
@@ -56,8 +60,14 @@ class ExpectedCost(nn.Module):
         ops = _space_ops(space, phase)
         prices = price_all(price, (op for grid in ops.values() for op in _leaves(grid)))
         terms = overhead.terms(phase.name)
-        for name, grid in ops.items():
-            table = torch.tensor(_priced(grid, prices), dtype=torch.float64) * terms.scale
+        tables = {
+            name: torch.tensor(_priced(grid, prices), dtype=torch.float64) * terms.scale for name, grid in ops.items()
+        }
+        pairs = {name: _by_hidden(name, tables.pop(name)) for name in LINEARS}
+        tables["hidden_q"] = torch.stack([pairs[name] for name in LINEARS[:4]], 1)
+        tables["hidden_mlp"] = torch.stack([pairs[name] for name in LINEARS[4:]], 1)
+        tables["lm_head"] = tables["lm_head"][0]
+        for name, table in tables.items():
             self.register_buffer(name, table.to(dtype))
         rank = torch.empty(space.shape.blocks, dtype=torch.long)
         rank[torch.tensor(checked_order(space, block_order))] = torch.arange(space.shape.blocks)
@@ -67,20 +77,29 @@ class ExpectedCost(nn.Module):
 
     def forward(self, choices: Choices) -> Tensor:
         c = choices.map(lambda t: t.to(self.kept.dtype))
-        q = (c.heads[..., :, None] * c.head_size[..., None, :]).flatten(-2)  # [..., heads x head sizes]
-        one = torch.ones_like(c.hidden[..., :1])
-        widths: dict[Width, Tensor] = {"hidden": c.hidden, "q": q, "kv": q, "mlp": c.mlp, "vocab": one}
-        by_precision = {
-            name: torch.einsum("...n,...k,nkp->...p", widths[n], widths[k], getattr(self, name))
-            for name, (n, k) in LINEAR_WIDTHS.items()
-        }
+        q = _outer(c.heads, c.head_size)
+        rows = [
+            torch.tensordot(_outer(c.hidden, widths), table.sum(1, keepdim=True) if c.by_block else table, 1)
+            for widths, table in ((q, self.hidden_q), (c.mlp, self.hidden_mlp))
+        ]
+        row = rows[0] + rows[1] if c.by_block else torch.cat(rows, -2)  # [..., 7 or 1, precisions]
         keep = c.depth @ self.kept  # [..., blocks], P(block is kept)
-        rows = torch.stack([by_precision[name] for name in LINEARS], -2)  # [..., 7, precisions]
-        linears = (c.precision * rows[..., None, :, :]).sum((-1, -2))  # [..., blocks]
+        kept_at = (keep[..., None, :] @ c.precision.flatten(-2)).squeeze(-2)  # [..., (7 or 1) x precisions]
         norm = c.hidden @ self.norm
         rest = 2 * norm + c.mlp @ self.swiglu + q @ self.attention + self.block  # [...], every kept block
-        head = (c.lm_head * by_precision["lm_head"]).sum(-1) + c.hidden @ self.embed + norm + self.constant
-        return (keep * (linears + rest[..., None])).sum(-1) + head
+        head = (c.lm_head * (c.hidden @ self.lm_head)).sum(-1) + c.hidden @ self.embed + norm + self.constant
+        return (kept_at * row.flatten(-2)).sum(-1) + keep.sum(-1) * rest + head
+
+
+def _outer(a: Tensor, b: Tensor) -> Tensor:
+    """`[..., i], [..., j] -> [..., i x j]`."""
+    return (a[..., :, None] * b[..., None, :]).flatten(-2)
+
+
+def _by_hidden(name: str, table: Tensor) -> Tensor:
+    """A linear's `[output choices, input choices, precisions]` as `[hidden choices x other choices, precisions]`."""
+    hidden_first = table if LINEAR_WIDTHS[name][0] == "hidden" else table.transpose(0, 1)
+    return hidden_first.flatten(0, 1)
 
 
 def expected_memory(

@@ -116,6 +116,18 @@ def test_gradient_is_the_cost_of_each_choice():
     assert float(slope[0] - slope[1]) == pytest.approx(prices[0] - prices[1], rel=1e-9)
 
 
+def test_one_precision_a_block_is_seven_certain_equal_ones():
+    space, order = tiny_space(2), [1, 0]
+    cost = ExpectedCost(space, order, WORKLOAD.decode, seconds, OVERHEAD)
+    certain = torch.eye(len(space.precisions), dtype=torch.float64)
+    for i in range(len(space.precisions)):
+        each = replace(random_choices(space, i), precision=certain[torch.tensor([[i] * 7, [0] * 7])])
+        shared = replace(each, precision=certain[torch.tensor([[i], [0]])])
+        assert shared.by_block
+        assert not each.by_block
+        assert float(cost(shared)) == pytest.approx(float(cost(each)), rel=1e-12)
+
+
 def test_batch_is_each_alone():
     space, order = tiny_space(), [0, 1]
     cost = ExpectedCost(space, order, WORKLOAD.decode, seconds)
