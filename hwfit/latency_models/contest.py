@@ -8,7 +8,7 @@ ceil(0.9 (cells + 1)) of the errors that the other folds' cells had while they w
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from hwfit.latency_models.cells import REGIMES, Array, Cells, Mask, regime
 from hwfit.latency_models.conformal import conformal
-from hwfit.latency_models.contenders import CONTENDERS
+from hwfit.latency_models.contenders import CONTENDERS, Contender
 
 FOLDS = 5
 
@@ -90,12 +90,13 @@ def hold_out(
     seed: int = 0,
     grouped: bool = True,
     step: Callable[[], None] = lambda: None,
+    contenders: Mapping[str, Contender] = CONTENDERS,
 ) -> HeldOut:
     """Every cell predicted by the contender `name` fitted without its fold. `step` is called after each fold."""
     fold, predicted = folds(cells, seed, grouped), np.empty(len(cells))
     for f in np.unique(fold):
         held = fold == f
-        predicted[held] = CONTENDERS[name](cells.where(~held), seed)(cells.sizes[held])
+        predicted[held] = contenders[name](cells.where(~held), seed)(cells.sizes[held])
         step()
     return HeldOut(name, cells, predicted, fold)
 
