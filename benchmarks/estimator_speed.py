@@ -21,20 +21,20 @@ from hwfit.kernels.op import Op
 from hwfit.latency_models.differentiable import Choices, ExpectedCost, one_hot
 from hwfit.latency_models.estimate import Estimate
 from hwfit.latency_models.features import LAUNCH, trend
+from hwfit.latency_models.transfer_subnets import LLAMA_8B
 from hwfit.latency_models.whole import WholeModel
 from hwfit.lut_store.facts import Facts
 from hwfit.precision import Precision
 from hwfit.progress import track
 from hwfit.space import Space
-from hwfit.subnet import LINEARS, ModelShape, Subnet
+from hwfit.subnet import LINEARS, Subnet
 from hwfit.workload import Phase, Workload
 
 A100 = Facts(2.039e12, 3.12e14, 6.24e14, multiprocessors=108)
-LLAMA = ModelShape(hidden=4096, heads=32, kv_heads=8, head_size=128, mlp=14336, blocks=32, vocab=128256)
 BITS = tuple(f"w{w}a{max(a, 8)}g128" for w in (8, 4, 2) for a in (16, 8, 4, 2))
 """Activations of 4 and 2 bits run on the int8 path, so three activation choices of a weight share their price."""
 SPACE = Space(
-    shape=LLAMA,
+    shape=LLAMA_8B,
     hidden=tuple(2**i for i in range(12, 6, -1)),
     heads=(32, 16),
     head_size=(128, 64, 32),
@@ -71,12 +71,12 @@ def main() -> None:
     arguments.add_argument("--batch", type=int, default=4096, help="subnets priced in one call")
     arguments.add_argument("--seconds", type=float, default=5.0, help="for each of the two figures")
     options = arguments.parse_args()
-    prices, phase, order = Roofline(), Workload(batch=1, prompt=512, context=512).decode, list(range(LLAMA.blocks))
+    prices, phase, order = Roofline(), Workload(batch=1, prompt=512, context=512).decode, list(range(LLAMA_8B.blocks))
     exact = ExpectedCost(SPACE, order, phase, prices.price)
     fast = ExpectedCost(SPACE, order, phase, prices.price, dtype=torch.float32)
     generator = torch.Generator().manual_seed(0)
     widths = [len(axis) for axis in (SPACE.hidden, SPACE.heads, SPACE.head_size, SPACE.mlp, SPACE.depth)]
-    sizes = [*((w,) for w in widths), (LLAMA.blocks, 1, len(BITS)), (len(BITS),)]
+    sizes = [*((w,) for w in widths), (LLAMA_8B.blocks, 1, len(BITS)), (len(BITS),)]
     batch = Choices(*(torch.rand(options.batch, *size, generator=generator).softmax(-1) for size in sizes))
 
     def forward() -> None:

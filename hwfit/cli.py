@@ -109,6 +109,24 @@ def advise(
 
 
 @app.command()
+def transfer(
+    a: Annotated[str, typer.Argument(help="Device whose table decisions are made with", metavar="A")],
+    b: Annotated[str, typer.Argument(help="Device they are made for; its table scores them", metavar="B")],
+    shots: Annotated[
+        list[int] | None, typer.Option(help="Cells measured on B, repeatable [default: 0, 10, 50, 200]")
+    ] = None,
+    tables: Tables = None,
+    alone: Annotated[bool, typer.Option(help="Without the help of the table's other devices")] = False,
+    config: Annotated[Path | None, typer.Option(help="The model for whole subnets [default: Llama-3.1-8B]")] = None,
+    out: Annotated[Path | None, typer.Option(help="Write the curve to a .png")] = None,
+) -> None:
+    """Say whether speed-ups found on device A hold on B, or after how many measurements there."""
+    from hwfit import transfer_command
+
+    transfer_command.transfer(a, b, shots or transfer_command.SHOTS, tables, alone, config, out)
+
+
+@app.command()
 def search(
     model: Model,
     budget: Annotated[list[str], typer.Option(help="decode=6ms, prefill=120ms or memory=90MB; repeatable")],
