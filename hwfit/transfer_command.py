@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
+from rich.box import SIMPLE
 from rich.table import Table as RichTable
 
 from hwfit.errors import HwfitError, raise_all
@@ -80,16 +81,21 @@ def _maybe(table: Table, key: str) -> Source | None:
 
 
 def _table(found: Transfer) -> RichTable:
-    columns = ("measured", "rows", "mean regret", "p90", "signs agree", "speed-up rank", "latency rank", "same fastest")
-    table = RichTable(*columns, title=f"{found.a} -> {found.b}")
+    columns = ("shots", "rows", "regret %", "p90 %", "signs %", "speed-up rank", "latency rank", "same fastest %")
+    table = RichTable(*columns, title=f"{found.a} -> {found.b}", box=SIMPLE)
     for point in found.points:
         for i, one in enumerate(point.regimes):
             low, high = (f([draw[i].regret for draw in point.draws]) for f in (min, max))
-            spread = f" ({low:.1%}–{high:.1%})" if len(point.draws) > 1 else ""
-            rest = [f"{one.speedup_rank:.3f}", f"{one.latency_rank:.3f}", f"{one.same_fastest:.0%}"]
-            regret = f"{one.regret:.1%}{spread}"
-            table.add_row(str(point.shots), one.regime, regret, f"{one.regret_p90:.1%}", f"{one.sign:.1%}", *rest)
+            spread = f" ({_percent(low)}–{_percent(high)})" if len(point.draws) > 1 else ""
+            table.add_row(
+                *(str(point.shots), one.regime, _percent(one.regret) + spread, _percent(one.regret_p90)),
+                *(_percent(one.sign), f"{one.speedup_rank:.3f}", f"{one.latency_rank:.3f}", _percent(one.same_fastest)),
+            )
         for m, regret in point.subnets.items():
-            table.add_row(str(point.shots), f"subnets, m = {m}", f"{regret:.1%}", *[""] * 5)
-        table.add_row(str(point.shots), "all", "", "", f"{sign(point.regimes):.1%}", *[""] * 3, end_section=True)
+            table.add_row(str(point.shots), f"net, m={m}", _percent(regret), *[""] * 5)
+        table.add_row(str(point.shots), "all", "", "", _percent(sign(point.regimes)), *[""] * 3, end_section=True)
     return table
+
+
+def _percent(share: float) -> str:
+    return f"{100 * share:.1f}"

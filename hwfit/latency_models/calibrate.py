@@ -17,6 +17,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 from scipy.linalg import cho_factor, cho_solve
+from scipy.spatial.distance import cdist
 
 from hwfit.latency_models.cells import Array, regime
 from hwfit.latency_models.conformal import conformal
@@ -31,8 +32,8 @@ CONSTANT, SMOOTH, LINEAR, OWN = 0.1, 0.08, 0.03, 0.35
 layer, and a share of A's distance from its roofline."""
 APART = 0.3
 """Variance of the same for each precision on its own, as a share."""
-LENGTHS = np.array([4.0, 4.0, 4.0])
-"""Doublings of m, n, k over which the smooth function changes; half of it for a precision on its own."""
+LENGTH = 4.0
+"""Doublings of m, n or k over which the smooth function changes; half of it for a precision on its own."""
 NOISE = 0.008
 RELATED, LEFT = 0.25, 0.3
 """Variance of another device's weight, and what share of the other variances is left once relatives are known."""
@@ -108,8 +109,7 @@ def calibrated(pair: Pair, chosen: Index) -> Calibrated:
 def _kernel(x: _Inputs, y: _Inputs) -> Array:
     """Prior covariance `[rows of x, rows of y]`."""
     same = (x.precision[:, None] == y.precision[None]).astype(np.float64)
-    apart = x.logs[:, None] - y.logs[None]
-    near, nearer = (np.exp(-0.5 * ((apart / length) ** 2).sum(-1)) for length in (LENGTHS, LENGTHS / 2))
+    near, nearer = (np.exp(-0.5 * cdist(x.logs / at, y.logs / at, "sqeuclidean")) for at in (LENGTH, LENGTH / 2))
     linear = LINEAR * (x.bounds @ y.bounds.T)
     shared = CONSTANT + SMOOTH * near + linear + OWN * np.outer(x.own, y.own)
     alone = CONSTANT + SMOOTH * nearer + linear
