@@ -18,6 +18,7 @@ from rich.table import Table as RichTable
 from benchmarks.aiconfigurator_own import aiconfigurator
 from benchmarks.common import parser, publish
 from hwfit.errors import HwfitError
+from hwfit.latency_models import fitted
 from hwfit.latency_models.cells import Cells
 from hwfit.latency_models.contenders import CONTENDERS
 from hwfit.latency_models.contest import FOLDS, HeldOut, hold_out
@@ -29,7 +30,6 @@ from hwfit.progress import track
 
 DEVICES = {"a100": "a100-sxm", "h100": "h100-sxm", "h200": "h200-sxm", "l40s": "l40s"}
 NAMES = {"fp16": "w16a16", "int4": "w4a16", "int8": "w8a16", "w8a8": "w8a8"}
-OURS = "boosting"
 ENTERED = CONTENDERS | {"aiconfigurator": aiconfigurator}
 
 
@@ -38,6 +38,7 @@ def main() -> None:
     arguments.add_argument("--device", action="append", choices=[*DEVICES, "cpu"], help="default: a100")
     arguments.add_argument("--tables", type=Path, help="with --device cpu [default: shipped]")
     arguments.add_argument("--seeds", type=int, default=3)
+    arguments.add_argument("--precision", action="append", help="fp16, int4, …; of a CPU w8a8, … [default: all]")
     arguments.add_argument("--contender", action="append", choices=list(ENTERED), help="default: all")
     arguments.add_argument("--cells", action="store_true", help="hold single cells out too: their shape is known")
     options = arguments.parse_args()
@@ -46,6 +47,7 @@ def main() -> None:
     out = RichTable("device", "precision", "held out", "contender", "median", "±10 %", "answered", "coverage", "width")
     with tempfile.TemporaryDirectory() as folder:
         jobs = [(d, *job) for d in options.device or ["a100"] for job in _cells(d, Table(folder), options.tables)]
+        jobs = [job for job in jobs if job[1] in (options.precision or [job[1]])]
         modes = [True, False] if options.cells else [True]
         total = len(jobs) * len(chosen) * options.seeds * len(modes) * FOLDS
         with track(total, "contest") as advance:
@@ -57,6 +59,7 @@ def main() -> None:
                             hold_out(contender, cells, seed, grouped, step, ENTERED) for seed in range(options.seeds)
                         ]
                         _note(figures, out, f"{device}.{name}{'' if grouped else '.cells'}", contender, seeds)
+                    figures |= _ours(figures, f"{device}.{name}{'' if grouped else '.cells'}")
     Console(width=110).print(out)
     for device in options.device or ["a100"]:
         for what, source in (("coverage", "coverage.all"), ("width", "width")):
@@ -86,8 +89,15 @@ def _cells(device: str, table: Table, own: Path | None) -> list[tuple[str, Cells
     return found
 
 
+def _ours(figures: dict[str, float], key: str) -> dict[str, float]:
+    """Under plain names the contender that `Fitted` would choose: the least median of those it enters."""
+    entered = [f"{key}.{name.replace(' ', '_')}" for name in fitted.ENTERED]
+    best = min((e for e in entered if f"{e}.median" in figures), key=lambda e: figures[f"{e}.median"], default=None)
+    return {f"{key}.{k.removeprefix(f'{best}.')}": v for k, v in figures.items() if best and k.startswith(f"{best}.")}
+
+
 def _note(figures: dict[str, float], out: RichTable, key: str, contender: str, seeds: list[HeldOut]) -> None:
-    """Means over the seeds, ours under the plain names, the others beside; the median is over what was answered."""
+    """Means over the seeds; the median is over what was answered."""
     device, name, *rest = key.split(".")
     medians = [float(np.nanmedian(held.errors)) for held in seeds]
     values = {
@@ -98,8 +108,9 @@ def _note(figures: dict[str, float], out: RichTable, key: str, contender: str, s
     }
     cover = pd.DataFrame([held.coverage() for held in seeds]).mean()
     values |= {f"coverage.{regime}": float(value) for regime, value in cover.items()}
-    prefix = key if contender == OURS else f"{key}.{contender.replace(' ', '_')}"
-    figures |= {f"{prefix}.{what}": value for what, value in values.items() if np.isfinite(value)}
+    figures |= {
+        f"{key}.{contender.replace(' ', '_')}.{what}": value for what, value in values.items() if np.isfinite(value)
+    }
     out.add_row(
         device,
         name,

@@ -88,9 +88,9 @@ def boosting(cells: Cells, seed: int) -> Predictor:
 
 
 def both(cells: Cells, seed: int) -> Predictor:
-    """Geometric mean of boosting and extra trees."""
+    """Geometric mean, 7 parts boosting and 3 parts extra trees: better where kernels change little, worse elsewhere."""
     pair = boosting(cells, seed), extra_trees(cells, seed)
-    return lambda sizes: np.exp(np.mean([np.log(one(sizes)) for one in pair], axis=0))
+    return lambda sizes: np.exp(np.average([np.log(one(sizes)) for one in pair], axis=0, weights=(0.7, 0.3)))
 
 
 CONTENDERS: dict[str, Contender] = {

@@ -34,7 +34,7 @@ from hwfit.progress import track
 
 FOLDER = "models"
 FORMAT = 1
-ENTERED = ("boosting", "nearest", "roofline")
+ENTERED = ("boosting", "boosting and extra trees", "nearest", "roofline")
 """Contenders for dense and for sparse grids; `benchmarks.latency_models` has them all."""
 UNKNOWN_SHAPE = 2.0
 """Factor between the bounds of an op that is priced from the data sheet alone."""
