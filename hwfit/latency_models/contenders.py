@@ -7,6 +7,7 @@ decided by `contest`, per device and precision.
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import wraps
 
 import numpy as np
 from scipy.interpolate import LinearNDInterpolator, NearestNDInterpolator
@@ -19,6 +20,8 @@ from hwfit.latency_models.features import features, roofline, trend
 Predictor = Callable[[Array], Array]
 Contender = Callable[[Cells, int], Predictor]
 BAGS = 3
+KEPT = 6
+"""Fits that are remembered: those of a contest's folds."""
 
 
 def nearest(cells: Cells, seed: int) -> Predictor:
@@ -62,6 +65,23 @@ def extra_trees(cells: Cells, seed: int) -> Predictor:
     return _on_features(ExtraTreesRegressor(200, max_features=0.6, n_jobs=-1, random_state=seed), cells)
 
 
+def _kept(contender: Contender) -> Contender:
+    """The same contender, remembering its last few fits: another one may build on them in the same contest."""
+    fits: dict[tuple, Predictor] = {}
+
+    @wraps(contender)
+    def fit(cells: Cells, seed: int) -> Predictor:
+        key = cells.sizes.tobytes(), cells.seconds.tobytes(), cells.precision, cells.facts, seed
+        if key not in fits:
+            if len(fits) >= KEPT:
+                fits.pop(next(iter(fits)))
+            fits[key] = contender(cells, seed)
+        return fits[key]
+
+    return fit
+
+
+@_kept
 def boosting(cells: Cells, seed: int) -> Predictor:
     """Gradient boosting for the median of the distance from the roofline, a few bags averaged.
 
