@@ -121,9 +121,7 @@ def transfer(
     out: Annotated[Path | None, typer.Option(help="Write the curve to a .png")] = None,
 ) -> None:
     """Say whether speed-ups found on device A hold on B, or after how many measurements there."""
-    from hwfit import transfer_command
-
-    transfer_command.transfer(a, b, shots or transfer_command.SHOTS, tables, alone, config, out)
+    _commands().transfer(a, b, shots or (), tables, alone, config, out)
 
 
 @app.command()

@@ -52,6 +52,7 @@ from hwfit.search.run import distil_all, search_front
 from hwfit.search.study import StudySettings, prepare
 from hwfit.space import Space
 from hwfit.subnet import Subnet
+from hwfit.transfer_command import transfer
 from hwfit.workload import PHASES, PhaseName, Workload
 
 FORMATS = ("onnx", "hf")
@@ -402,4 +403,5 @@ __all__ = [
     "profile",
     "report",
     "search",
+    "transfer",
 ]

@@ -27,13 +27,13 @@ SHOTS = (0, 10, 50, 200)
 def transfer(
     a: str,
     b: str,
-    shots: Sequence[int] = SHOTS,
+    shots: Sequence[int] = (),
     tables: Path | None = None,
     alone: bool = False,
     config: Path | None = None,
     out: Path | None = None,
 ) -> Transfer:
-    """Judge decisions made for B with A's table: with `shots` measurements of B, which the rest of B's table scores.
+    """Judge decisions made for B with A's table: with `shots` (default `SHOTS`) measurements of B, which the rest of B's table scores.
 
     Other devices of the table help, unless `alone`, and are named. `config` is the model whose subnets are compared
     (default: Llama-3.1-8B's sizes); `out` a .png for the curve. Raises `HwfitError` for unknown devices, or two that
@@ -50,7 +50,7 @@ def transfer(
     rest = () if alone else tuple(k for k in table.devices() if k not in (first.device, second.device))
     helpers = tuple(source for key in rest if (source := _maybe(table, key)))
     shape = load_shape(config) if config else LLAMA_8B
-    found = curve(first, second, helpers, sorted(set(shots)), shape)
+    found = curve(first, second, helpers, sorted(set(shots or SHOTS)), shape)
     out_console.print(_table(found))
     sure = ", ".join(f"{np.exp(p.half_width):.2f} after {p.shots}" for p in found.points if p.shots)
     out_console.print(f"9 in 10 predictions of a layer on B are within a factor of: {sure}", soft_wrap=True)

@@ -12,7 +12,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hwfit.latency_models.cells import Array, Cells
-from hwfit.latency_models.contenders import interpolation
 from hwfit.latency_models.transfer import Pair
 from hwfit.space import Space
 from hwfit.subnet import LINEARS, ModelShape
@@ -51,6 +50,8 @@ def _draw(shape: ModelShape, precisions: int, seed: int) -> tuple[Array, NDArray
 
 def _seconds(pair: Pair, table: Array, sizes: Array, choice: NDArray[np.int64], m: int) -> Array:
     """Seconds of each linear `[subnets, 7]`, log-interpolated between the cells of `m` rows."""
+    from hwfit.latency_models.contenders import interpolation  # scikit-learn takes a second to load
+
     out = np.empty(choice.shape)
     rows = pair.sizes[:, 0] == m
     for i, precision in enumerate(pair.precisions):
