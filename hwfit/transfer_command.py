@@ -33,7 +33,7 @@ def transfer(
     config: Path | None = None,
     out: Path | None = None,
 ) -> Transfer:
-    """Judge decisions made for B with A's table: with `shots` (default `SHOTS`) measurements of B, which the rest of B's table scores.
+    """Judge decisions made for B with A's table and `shots` cells of B's (default `SHOTS`), which the rest of it scores.
 
     Other devices of the table help, unless `alone`, and are named. `config` is the model whose subnets are compared
     (default: Llama-3.1-8B's sizes); `out` a .png for the curve. Raises `HwfitError` for unknown devices, or two that
