@@ -33,7 +33,7 @@ def transfer(
     config: Path | None = None,
     out: Path | None = None,
 ) -> Transfer:
-    """Judge decisions made for B with A's table and `shots` cells of B's (default `SHOTS`), which the rest of it scores.
+    """Judge decisions made for B with the table of A and `shots` cells of B (default `SHOTS`); the others score them.
 
     Other devices of the table help, unless `alone`, and are named. `config` is the model whose subnets are compared
     (default: Llama-3.1-8B's sizes); `out` a .png for the curve. Raises `HwfitError` for unknown devices, or two that
