@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import json
+import resource
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -15,7 +15,7 @@ from hwfit.report.results import read_results
 from hwfit.subnet import Subnet
 
 pytestmark = pytest.mark.slow
-LIMIT = 240
+LIMIT = 480  # processor seconds: two cores for four minutes, whatever else the machine is doing
 
 
 def demo(*arguments: object) -> str:
@@ -25,12 +25,17 @@ def demo(*arguments: object) -> str:
     return done.stdout
 
 
+def processor_seconds() -> float:
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
+
+
 def test_quick_demo_passes_through_every_stage_and_resumes(tmp_path: Path):
     fetch("smollm2-135m")
     out, tables = tmp_path / "run", tmp_path / "tables"
-    start = time.monotonic()
+    start = processor_seconds()
     printed = demo("--out", out, "--tables", tables)
-    seconds = time.monotonic() - start
+    seconds = processor_seconds() - start
 
     results = read_results(out)
     kinds = [row.kind for row in results.rows]
