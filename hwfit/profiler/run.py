@@ -27,6 +27,8 @@ from hwfit.workload import Workload
 if TYPE_CHECKING:
     from hwfit.kernels.registry import Backend
 
+Order = Callable[[Sequence[Op], Sequence[Op]], list[Op]]
+"""The first ops in the order they are worth measuring in, given that the second ones have been."""
 FEWEST = 5
 """Rounds at the least, however short the time."""
 
@@ -61,6 +63,7 @@ def profile(
     rules: Rules | None = None,
     backend: Backend | None = None,
     between: Callable[[], None] = lambda: None,
+    order: Order | None = None,
 ) -> ProfileReport:
     """Measure every op of `space` under one or several workloads on this machine's `device` into the table at `tables`.
 
@@ -68,7 +71,8 @@ def profile(
     the same command resumes after a kill; a kill loses the batch in flight. Cells that the machine's drift made useless
     get a second turn at the end. `minutes` is respected: the coarse cells share them evenly (a cell needs about 0.2 s
     at least: what finds no time is `left`) and the exact ones take the rest. `coarse=True` leaves the exact ones out.
-    `between` is called after each batch, for what is to be measured in turns with the cells.
+    `between` is called after each batch, for what is to be measured in turns with the cells. `order` is asked once all
+    coarse cells are in the table which of the exact ones come first; without it the largest do.
     Raises `HwfitError` for an unknown device, an inconsistent space, a bad part, and a folder that cannot be written.
     """
     start = time.monotonic()
@@ -95,7 +99,11 @@ def profile(
 
     def groups() -> Iterator[list[Op]]:
         for stage in STAGES:
-            yield from batches(_ops(todo, stage), backend, print_.cache, rules)
+            ops = _ops(todo, stage)
+            if order and ops and stage == "exact":
+                done = [op for op, status in table.known(print_.key).items() if status == "OK"]
+                ops = order(ops, done)
+            yield from batches(ops, backend, print_.cache, rules)
         yield from batches(drifted, backend, print_.cache, rules)
 
     if anchor:
