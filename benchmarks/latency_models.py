@@ -46,7 +46,7 @@ def main() -> None:
     figures: dict[str, float] = {}
     out = RichTable("device", "precision", "held out", "contender", "median", "±10 %", "answered", "coverage", "width")
     with tempfile.TemporaryDirectory() as folder:
-        jobs = [(d, *job) for d in options.device or ["a100"] for job in _cells(d, Table(folder), options.tables)]
+        jobs = [(d, *job) for d in options.device or ["a100"] for job in device_cells(d, Table(folder), options.tables)]
         jobs = [job for job in jobs if job[1] in (options.precision or [job[1]])]
         modes = [True, False] if options.cells else [True]
         total = len(jobs) * len(chosen) * options.seeds * len(modes) * FOLDS
@@ -68,7 +68,7 @@ def main() -> None:
     publish("latency_models", figures, options.json)
 
 
-def _cells(device: str, table: Table, own: Path | None) -> list[tuple[str, Cells]]:
+def device_cells(device: str, table: Table, own: Path | None = None) -> list[tuple[str, Cells]]:
     """The precisions of a device, with their cells."""
     if device == "cpu":
         table = open_table(own or SHIPPED)

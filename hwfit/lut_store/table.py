@@ -41,6 +41,7 @@ class Table:
     def __init__(self, path: Path | str | None = None, writable: bool = True):
         self.path = Path(path) if path is not None else default_tables_dir()
         self.writable = writable
+        self._seen: dict[tuple[Path, int, int], pa.Table] = {}  # rows by part, its size and its time
 
     @property
     def _profile(self) -> str:
@@ -159,24 +160,33 @@ class Table:
 
     def _rows(self) -> pa.Table:
         """Every row of every part. Raises `HwfitError` naming all the parts that cannot be read."""
-        problems, tables = [], [SCHEMA.empty_table()]
+        problems: list[str] = []
+        tables = [SCHEMA.empty_table()]
         for part in self.parts():
             try:
-                table = pq.ParquetFile(part, page_checksum_verification=True).read()
-                missing = [name for name in SCHEMA.names if name not in table.schema.names]
-                if missing:
-                    problems.append(
-                        f"{part}: no part of a hwfit table (it lacks {', '.join(missing)}); {self._mend(part)}"
-                    )
-                else:
-                    rows = table.select(SCHEMA.names).cast(SCHEMA)
-                    problems += problems_of(rows, str(part))
-                    tables.append(rows)
-            except (pa.ArrowException, OSError) as error:
-                reason = (str(error).splitlines() or [type(error).__name__])[0]
-                problems.append(f"{part}: truncated, damaged or foreign ({reason}); {self._mend(part)}")
+                tables.append(self._part(part))
+            except HwfitError as error:
+                problems += error.problems
         raise_all(problems)
         return pa.concat_tables(tables)
+
+    def _part(self, part: Path) -> pa.Table:
+        """The rows of one part, remembered: a part never changes. Raises `HwfitError` for what is none."""
+        try:
+            about = part.stat()
+            key = part, about.st_size, about.st_mtime_ns
+            if key not in self._seen:
+                table = pq.ParquetFile(part, page_checksum_verification=True).read()
+                if missing := [name for name in SCHEMA.names if name not in table.schema.names]:
+                    lacks = f"it lacks {', '.join(missing)}"
+                    raise HwfitError(f"{part}: no part of a hwfit table ({lacks}); {self._mend(part)}")
+                rows = table.select(SCHEMA.names).cast(SCHEMA)
+                raise_all(problems_of(rows, str(part)))
+                self._seen[key] = rows
+            return self._seen[key]
+        except (pa.ArrowException, OSError) as error:
+            reason = (str(error).splitlines() or [type(error).__name__])[0]
+            raise HwfitError(f"{part}: truncated, damaged or foreign ({reason}); {self._mend(part)}") from error
 
     def _mend(self, part: Path) -> str:
         return f"move it out of the folder (`mv {part} /tmp`) and run {self._profile}: only what is missing is measured"

@@ -109,5 +109,6 @@ _TIMERS: dict[str, Callable[[Backend], Timer]] = {"cpu": _processor, "cuda": _gp
 
 
 def timer(backend: Backend) -> Timer:
-    """The timer of a backend's device."""
-    return _TIMERS[getattr(backend, "device", "cpu")](backend)
+    """The timer of a backend's device, or the one that the backend brings."""
+    own: Callable[[], Timer] | None = getattr(backend, "timer", None)
+    return own() if own else _TIMERS[getattr(backend, "device", "cpu")](backend)

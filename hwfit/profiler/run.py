@@ -64,6 +64,7 @@ def profile(
     backend: Backend | None = None,
     between: Callable[[], None] = lambda: None,
     order: Order | None = None,
+    identity: Fingerprint | None = None,
 ) -> ProfileReport:
     """Measure every op of `space` under one or several workloads on this machine's `device` into the table at `tables`.
 
@@ -72,7 +73,8 @@ def profile(
     get a second turn at the end. `minutes` is respected: the coarse cells share them evenly (a cell needs about 0.2 s
     at least: what finds no time is `left`) and the exact ones take the rest. `coarse=True` leaves the exact ones out.
     `between` is called after each batch, for what is to be measured in turns with the cells. `order` is asked once all
-    coarse cells are in the table which of the exact ones come first; without it the largest do.
+    coarse cells are in the table which of the exact ones come first; without it the largest do. `identity`
+    names a `backend` that is not this machine's `device`.
     Raises `HwfitError` for an unknown device, an inconsistent space, a bad part, and a folder that cannot be written.
     """
     start = time.monotonic()
@@ -80,7 +82,7 @@ def profile(
         raise HwfitError(f"--minutes {minutes} must be above 0, such as 4")
     space.check()
     workload = workload or Workload()
-    print_ = fingerprint(device)
+    print_ = identity or fingerprint(device)
     backend = backend or _backend(device)
     table = tables if isinstance(tables, Table) else Table(tables)
     table.prepare()

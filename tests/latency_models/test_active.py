@@ -2,16 +2,32 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+
 import numpy as np
+import pandas as pd
 import pytest
+from replayed import FACTS, GPU, make_table, seconds
 
 from hwfit.kernels.op import Op, linear
 from hwfit.latency_models import active
 from hwfit.latency_models.active import Sampler, most_telling
-from hwfit.lut_store.facts import Facts
+from hwfit.latency_models.lookup import Lookup
+from hwfit.lut_store.table import Table
 from hwfit.precision import Precision
+from hwfit.profiler.plan import plan
+from hwfit.profiler.protocol import Rules
+from hwfit.profiler.replay import Replay
+from hwfit.profiler.run import Order, profile
+from hwfit.space import Space
+from hwfit.subnet import ModelShape
+from hwfit.workload import Workload
 
-FACTS = Facts(bandwidth=1.5e12, flops16=3e14, flops8=6e14, multiprocessors=108)
+SHAPE = ModelShape(hidden=4096, heads=32, kv_heads=8, head_size=128, mlp=14336, blocks=32, vocab=32768)
+HIDDEN, MLP = tuple(range(4096, 2047, -512)), tuple(range(14336, 6143, -2048))
+RULES = Rules(seconds=0.01, max_rounds=8, min_rounds=8)
 GRID = np.array([(m, n, k) for m in (1, 128) for n in (512, 1024, 4096) for k in (512, 2048)], dtype=np.float64)
 
 
@@ -51,3 +67,46 @@ def test_measured_cells_are_not_chosen_and_others_come_first():
     assert order[0] == other
     assert sorted(map(str, order[1:])) == sorted(map(str, ops[2:]))
     assert {op.n for op in order[1:3]} == {8192}  # 576 is known from 512
+
+
+class Anything:
+    """A backend that runs all there is."""
+
+    def why_not(self, op: Op) -> None:
+        return None
+
+
+class Enough(Exception):
+    """As many cells as the test pays for have been measured."""
+
+
+def lookup_error(tmp_path: Path, order: Order | None, cells: int) -> float:
+    """Mean error over the whole plan of what is predicted from a profile cut off after `cells` exact cells."""
+    space = replace(Space.default(SHAPE, ("w16a16", "w8a8"), "w16a16"), hidden=HIDDEN, mlp=MLP)
+    workload = Workload(prompt=128)
+    every = [cell.op for cell in plan(space, workload, Anything()) if cell.op.kind == "linear"]  # type: ignore[arg-type]
+    replay = Replay(make_table(tmp_path / "source", every), GPU)
+    table, options = Table(tmp_path / "own"), {"progress": False, "backend": replay, "identity": replay.identity}
+    profile(space, workload, "replay", table, rules=RULES, coarse=True, **options)
+    coarse = len(timed(table))
+
+    def stop() -> None:
+        if len(timed(table)) >= coarse + cells:
+            raise Enough
+
+    with pytest.raises(Enough):
+        profile(space, workload, "replay", table, rules=RULES, order=order, between=stop, **options)
+    assert len(timed(table)) == coarse + cells
+    lookup = Lookup.fit(table.read(), replay.identity.key)
+    return float(np.mean([abs(lookup.price(op) / seconds(op) - 1) for op in every]))
+
+
+def timed(table: Table) -> pd.DataFrame:
+    frame = table.read()
+    return frame[frame["status"] == "OK"]
+
+
+def test_a_replayed_profile_learns_more_from_the_most_telling_cells(tmp_path: Path):
+    chosen = lookup_error(tmp_path / "chosen", partial(most_telling, facts=FACTS), 40)
+    largest = lookup_error(tmp_path / "largest", None, 40)
+    assert chosen < 0.8 * largest
