@@ -2,7 +2,7 @@
 
 Space: QLlama3 (arXiv 2606.04063, Table 1) at decode batches and prompt lengths of the table's own grid. Five folds with
 whole (n, k) pairs held out; the error is the median over held-out cells inside the space, and, as `.table`, over all
-held-out cells. Chosen by expected error reduction, or at random; one model (boosting and extra trees) learns from all.
+held-out cells. Chosen by `hwfit profile`'s own sampler, or at random; one model (boosting and extra trees) learns from all.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from hwfit.space import LINEAR_WIDTHS
 ROWS = (1, 8, 32, 128, 512, 2048)
 """Decode of three batches, prefill of three lengths."""
 SHARE = 0.10
-SHARES = {"chosen": (0.025, 0.05, SHARE), "chosen for all": (SHARE,), "random": (0.05, SHARE, 0.2, 0.4)}
+SHARES = {"chosen": (0.05, SHARE), "chosen for all": (SHARE,), "random": (0.05, SHARE, 0.2, 0.4)}
 SHARES |= {"random inside": (0.05, SHARE)}
 Rows = NDArray[np.int64]
 Picker = Callable[[Cells, int, int], Rows]
@@ -144,9 +144,10 @@ def _needed(curve: tuple[list[float], list[float]], error: float) -> float:
 
 
 def _chosen(cells: Cells, targets: Mask, count: int, seed: int) -> Rows:
-    p = cells.precision.name
-    sampler = Sampler({p: cells.sizes}, {p: cells.sizes[targets]}, cells.facts, seed)
-    return np.array([one.row for one in sampler.choose(count)])
+    """Among the targets themselves, as `hwfit profile` does."""
+    p, rows = cells.precision.name, np.flatnonzero(targets)
+    sampler = Sampler({p: cells.sizes[rows]}, {p: cells.sizes[rows]}, cells.facts, seed)
+    return rows[[one.row for one in sampler.choose(count)]]
 
 
 def _random(cells: Cells, count: int, seed: int) -> Rows:

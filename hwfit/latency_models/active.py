@@ -1,14 +1,17 @@
-"""Active sampling: which cell to measure next, by how much it is expected to lower the error where it matters.
+"""Active sampling: which cells to measure next, so that what is measured stands for the search space at hand.
 
-A Gaussian process over what a linear's sizes mean on the device (doublings of m, n and k, what bounds it, how its tiles
-fill the device) stands for what is not known yet. The next cell is the one whose measurement takes most variance off
-the targets, the cells of the search space under its workloads (Cohn, Active learning with statistical models, arXiv
-cs/9603104, section 3). That needs no measured time, so an order may be made before anything is measured. Weighing
-targets by the errors so far, regime by regime, was tried on published tables and chose no better.
+Kernel herding (Chen, Welling and Smola, arXiv 1203.3472): the next cell is the one that brings the measured cells
+closest to the targets, the cells of the search space under its workloads, in maximum mean discrepancy. The kernel says
+what a linear's sizes mean on the device (doublings of m, n and k, what bounds it, how its tiles fill the device), and
+the discrepancy bounds the error of every average over the targets of a function that the kernel knows. That needs no
+measured time, so an order may be made before anything is measured. Taking what lowers most variance of a Gaussian
+process (Cohn, arXiv cs/9603104) was tried on published tables: it prefers borders and was worse than random cells of
+the space; so was weighing targets by the errors so far.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -16,19 +19,18 @@ import numpy as np
 from scipy.spatial.distance import cdist
 
 from hwfit.kernels.op import Op
-from hwfit.latency_models.cells import Array, regime
+from hwfit.latency_models.cells import Array
 from hwfit.latency_models.features import roofline
 from hwfit.lut_store.facts import Facts
 from hwfit.precision import Precision
 
-ROUGH, SMOOTH, NOISE = 0.02, 0.01, 6e-4
-"""Prior variances in squared log seconds: of a rough function (Matérn 3/2) over unit length, of a smooth one over four
-times as much, and of two measurements of one cell. Rounded from published tables; `benchmarks.active_sampling` judges
-them on two devices."""
+ROUGH, SMOOTH = 2 / 3, 1 / 3
+"""Shares of a rough function (Matérn 3/2) over unit length and of a smooth one over four times as much. Rounded from
+published tables; `benchmarks.active_sampling` judges them on two devices."""
 ROWS, WIDTHS, WAVES = 3.0, 1.5, 2.0
 """What counts as unit length: doublings of m, doublings of n or k, and log share of idle tiles."""
 TILES = ((64, 128), (128, 128), (128, 256))
-TARGETS = 500
+TARGETS = 2000
 """Targets a precision that the choice looks at."""
 
 
@@ -41,40 +43,32 @@ class Chosen:
 
 
 class _Field:
-    """What measuring candidates of one precision would tell about its targets."""
+    """How well the measured candidates of one precision stand for its targets."""
 
     def __init__(self, precision: str, candidates: Array, targets: Array, facts: Facts, seed: int):
-        self.precision, self.facts = Precision.parse(precision), facts
+        p = Precision.parse(precision)
         if len(targets) > TARGETS:
             targets = targets[np.random.default_rng(seed).choice(len(targets), TARGETS, False)]
-        rows = regime(targets[:, 0])
-        self._at = _inputs(candidates, self.precision, facts)
-        self._cross = _kernel(_inputs(targets, self.precision, facts), self._at)  # [targets, candidates]
-        self._left = np.full(len(candidates), ROUGH + SMOOTH)  # variance
-        self._known = np.empty((0, len(candidates)))  # [measured, candidates]: what each measurement explains
-        self._count = 0
+        self._at = _inputs(candidates, p, facts)
+        self._wanted = _kernel(_inputs(targets, p, facts), self._at).sum(axis=0) / max(1, len(targets))  # [candidates]
+        self._had = np.zeros(len(candidates))  # sum of the kernel over what is measured
         self._open = np.ones(len(candidates), dtype=bool)
-        self._weights = 1 / np.bincount(rows, minlength=1)[rows]  # regimes count the same
+        self._count, self._targets = 0, len(targets)
 
-    def best(self) -> tuple[float, int]:
-        """The largest reduction of the targets' mean variance, and the candidate that brings it."""
-        if not self._open.any() or not len(self._weights):
-            return -1.0, -1
-        gain = self._weights @ self._cross**2 / (self._left + NOISE)
-        gain[~self._open] = -1
-        return float(gain.max()), int(gain.argmax())
+    @property
+    def measured(self) -> float:
+        """Cells a target; infinite where nothing is left that could be measured."""
+        return self._count / self._targets if self._targets and self._open.any() else math.inf
+
+    def best(self) -> int:
+        """The candidate that leaves the least discrepancy."""
+        gain = self._wanted - self._had / (self._count + 1)
+        return int(np.where(self._open, gain, -np.inf).argmax())
 
     def take(self, row: int) -> None:
         """Count candidate `row` as measured."""
         self._open[row] = False
-        if self._count == len(self._known):
-            self._known = np.concatenate([self._known, np.empty((max(64, self._count), len(self._at)))])
-        known = self._known[: self._count]
-        scale = np.sqrt(self._left[row] + NOISE)
-        along = (_kernel(self._at[row : row + 1], self._at)[0] - known[:, row] @ known) / scale
-        self._cross -= np.outer(self._cross[:, row] / scale, along)
-        self._left = np.maximum(self._left - along**2, 0)
-        self._known[self._count] = along
+        self._had += _kernel(self._at[row : row + 1], self._at)[0]
         self._count += 1
 
 
@@ -90,17 +84,17 @@ class Sampler:
         self._fields[precision].take(row)
 
     def choose(self, count: int) -> list[Chosen]:
-        """The next cells, most useful first; fewer than `count` if no more are left."""
-        best = {p: field.best() for p, field in self._fields.items()}
+        """The next cells, most useful first, from the precision with the fewest for its targets; fewer than `count` if
+        no more are left."""
         chosen: list[Chosen] = []
-        while best and len(chosen) < count:
-            precision = max(best, key=lambda p: best[p][0])
-            gain, row = best[precision]
-            if gain < 0:
+        while self._fields and len(chosen) < count:
+            precision = min(self._fields, key=lambda p: self._fields[p].measured)
+            field = self._fields[precision]
+            if math.isinf(field.measured):
                 break
+            row = field.best()
             chosen.append(Chosen(precision, row))
-            self._fields[precision].take(row)
-            best[precision] = self._fields[precision].best()
+            field.take(row)
         return chosen
 
 
@@ -126,7 +120,7 @@ def _of(precision: str, *groups: Sequence[Op]) -> list[Op]:
 
 
 def _kernel(x: Array, y: Array) -> Array:
-    """Prior covariance `[rows of x, rows of y]`."""
+    """`[rows of x, rows of y]`, 1 for equal ones."""
     apart = cdist(x, y)
     rough = np.sqrt(3) * apart
     return ROUGH * (1 + rough) * np.exp(-rough) + SMOOTH * np.exp(-((apart / 4) ** 2) / 2)
