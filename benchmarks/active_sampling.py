@@ -2,7 +2,8 @@
 
 Space: QLlama3 (arXiv 2606.04063, Table 1) at decode batches and prompt lengths of the table's own grid. Five folds with
 whole (n, k) pairs held out; the error is the median over held-out cells inside the space, and, as `.table`, over all
-held-out cells. Chosen by `hwfit profile`'s own sampler, or at random; one model (boosting and extra trees) learns from all.
+held-out cells. Chosen by `hwfit profile`'s own sampler, or at random; one model (boosting and extra trees) learns from
+all.
 """
 
 from __future__ import annotations

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+import random
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
 import numpy as np
-import pandas as pd
 import pytest
 from replayed import FACTS, GPU, make_table, seconds
 
@@ -17,17 +17,19 @@ from hwfit.latency_models.active import Sampler, most_telling
 from hwfit.latency_models.lookup import Lookup
 from hwfit.lut_store.table import Table
 from hwfit.precision import Precision
-from hwfit.profiler.plan import plan
+from hwfit.profiler.plan import Stage, plan
 from hwfit.profiler.protocol import Rules
 from hwfit.profiler.replay import Replay
-from hwfit.profiler.run import Order, profile
+from hwfit.profiler.run import profile
 from hwfit.space import Space
 from hwfit.subnet import ModelShape
 from hwfit.workload import Workload
 
 SHAPE = ModelShape(hidden=4096, heads=32, kv_heads=8, head_size=128, mlp=14336, blocks=32, vocab=32768)
 HIDDEN, MLP = tuple(range(4096, 2047, -512)), tuple(range(14336, 6143, -2048))
-RULES = Rules(seconds=0.01, max_rounds=8, min_rounds=8)
+SPACE = replace(Space.default(SHAPE, ("w16a16", "w8a8"), "w16a16"), hidden=HIDDEN, mlp=MLP)
+WORKLOAD = Workload(prompt=128)
+RULES = Rules(seconds=0.01, max_rounds=8, min_rounds=8, batch=16)
 GRID = np.array([(m, n, k) for m in (1, 128) for n in (512, 1024, 4096) for k in (512, 2048)], dtype=np.float64)
 
 
@@ -76,33 +78,46 @@ class Enough(Exception):
     """As many cells as the test pays for have been measured."""
 
 
-def lookup_error(tmp_path: Path, order: Order | None, cells: int) -> float:
-    """Mean error over the whole plan of what is predicted from a profile cut off after `cells` exact cells."""
-    space = replace(Space.default(SHAPE, ("w16a16", "w8a8"), "w16a16"), hidden=HIDDEN, mlp=MLP)
-    workload = Workload(prompt=128)
-    every = [cell.op for cell in plan(space, workload, Anything()) if cell.op.kind == "linear"]  # type: ignore[arg-type]
-    replay = Replay(make_table(tmp_path / "source", every), GPU)
-    table, options = Table(tmp_path / "own"), {"progress": False, "backend": replay, "identity": replay.identity}
-    profile(space, workload, "replay", table, rules=RULES, coarse=True, **options)
-    coarse = len(timed(table))
+def planned(stage: Stage) -> list[Op]:
+    """Linears of a plan."""
+    cells = plan(SPACE, WORKLOAD, Anything())  # type: ignore[arg-type]
+    return [cell.op for cell in cells if cell.stage == stage and cell.op.kind == "linear"]
 
-    def stop() -> None:
-        if len(timed(table)) >= coarse + cells:
-            raise Enough
 
-    with pytest.raises(Enough):
-        profile(space, workload, "replay", table, rules=RULES, order=order, between=stop, **options)
-    assert len(timed(table)) == coarse + cells
-    lookup = Lookup.fit(table.read(), replay.identity.key)
+def lookup_error(path: Path, exact: list[Op]) -> float:
+    """Mean error over the whole plan once its coarse cells and `exact` are measured."""
+    lookup = Lookup.fit(make_table(path, [*planned("coarse"), *exact]).read(), GPU)
+    every = planned("coarse") + planned("exact")
     return float(np.mean([abs(lookup.price(op) / seconds(op) - 1) for op in every]))
 
 
-def timed(table: Table) -> pd.DataFrame:
-    frame = table.read()
-    return frame[frame["status"] == "OK"]
+def test_the_most_telling_cells_teach_more_than_the_largest_and_than_random_ones(tmp_path: Path):
+    exact = planned("exact")
+    telling = most_telling(exact, planned("coarse"), FACTS)
+    for count in (120, 160, 200):
+        chosen = lookup_error(tmp_path / f"chosen {count}", telling[:count])
+        largest = lookup_error(tmp_path / f"largest {count}", exact[:count])
+        drawn = [random.Random(seed).sample(exact, count) for seed in range(3)]
+        blind = [lookup_error(tmp_path / f"random {count} {seed}", ops) for seed, ops in enumerate(drawn)]
+        assert chosen < 0.85 * largest
+        assert chosen < 0.95 * np.mean(blind)
 
 
-def test_a_replayed_profile_learns_more_from_the_most_telling_cells(tmp_path: Path):
-    chosen = lookup_error(tmp_path / "chosen", partial(most_telling, facts=FACTS), 40)
-    largest = lookup_error(tmp_path / "largest", None, 40)
-    assert chosen < 0.8 * largest
+def test_a_replayed_profile_measures_the_most_telling_cells_first(tmp_path: Path):
+    exact = planned("exact")
+    replay = Replay(make_table(tmp_path / "source", [*planned("coarse"), *exact]), GPU)
+    table = Table(tmp_path / "own")
+    options = {"progress": False, "rules": RULES, "backend": replay, "identity": replay.identity}
+
+    def measured() -> set[Op]:
+        return {op for op, status in table.known(replay.identity.key).items() if status == "OK"}
+
+    def stop() -> None:
+        if len(measured()) >= len(planned("coarse")) + 16:
+            raise Enough
+
+    with pytest.raises(Enough):
+        profile(SPACE, WORKLOAD, "replay", table, order=partial(most_telling, facts=FACTS), between=stop, **options)
+    coarse = set(planned("coarse"))
+    assert measured() - coarse == set(most_telling(exact, list(coarse), FACTS)[:16])
+    assert profile(SPACE, WORKLOAD, "replay", table, coarse=True, **options).measured == 0
