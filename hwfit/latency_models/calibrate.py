@@ -68,9 +68,8 @@ def shots(pair: Pair, count: int, seed: int = 0) -> Index:
     generator = np.random.default_rng(seed)
     there = np.argwhere(np.isfinite(pair.b))
     share = 1 / np.bincount(regime(pair.sizes[:, 0]))[regime(pair.sizes[there[:, 0], 0])]  # regimes count the same
-    draws = [
-        generator.choice(len(there), min(n, len(there)), False, share / share.sum()) for n in (TARGETS, CANDIDATES)
-    ]
+    limits = TARGETS, max(CANDIDATES, count)
+    draws = [generator.choice(len(there), min(n, len(there)), False, share / share.sum()) for n in limits]
     inputs = _inputs(pair)
     flat = there[:, 0] * len(pair.precisions) + there[:, 1]
     targets, candidates = (inputs[flat[draw]] for draw in draws)
