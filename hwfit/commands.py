@@ -113,9 +113,8 @@ def profile(
     latency = load_latency(report.device, tables)
     for phase in PHASES:
         terms = latency.overhead.terms(phase)
-        out_console.print(
-            f"{phase}: whole models within {terms.error:.1%} of the sum of their layers ({terms.runs} runs)"
-        )
+        told = f"within {terms.error:.1%} of the sum of their layers" if terms.runs else "none timed"
+        out_console.print(f"{phase}: whole models {told} ({terms.runs} runs)")
     out_console.print(f"table: {report.table}, device {report.device}")
     return report
 

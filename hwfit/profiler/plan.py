@@ -34,8 +34,7 @@ def plan(space: Space, workload: Workload | Sequence[Workload], backend: Backend
     """Cells of the space for both phases of the workload (or of several: other batches, prompts), without repetition.
 
     Order: everything coarse for decode, then for prefill, then the exact linears, largest first, the two phases in
-    turn; all precisions of a shape stay together. Cut anywhere, the head of the list is the most useful table of
-    its length.
+    turn; all precisions of a shape stay together. `latency_models.active` puts the exact ones into a better order.
     """
     workloads = [workload] if isinstance(workload, Workload) else workload
     phases = list(dict.fromkeys(w.phase(name) for name in PHASES for w in workloads))
