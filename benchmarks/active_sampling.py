@@ -11,6 +11,7 @@ from __future__ import annotations
 import tempfile
 from collections import defaultdict
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from functools import partial
 
 import numpy as np
@@ -32,11 +33,9 @@ from hwfit.space import LINEAR_WIDTHS
 ROWS = (1, 8, 32, 128, 512, 2048)
 """Decode of three batches, prefill of three lengths."""
 SHARE = 0.10
-SHARES = {"chosen": (0.05, SHARE), "chosen for all": (SHARE,), "random": (0.05, SHARE, 0.2, 0.4)}
-SHARES |= {"random inside": (0.05, SHARE)}
 Rows = NDArray[np.int64]
-Picker = Callable[[Cells, int, int], Rows]
-"""Which rows of some cells to measure, given how many and a seed."""
+Errors = dict[tuple[str, float, str], float]
+"""Median held-out error by way, share of the cells and scope."""
 
 
 def main() -> None:
@@ -49,17 +48,18 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         jobs = [(d, *job) for d in devices for job in device_cells(d, Table(folder))]
     jobs = [job for job in jobs if job[1] in (options.precision or [job[1]])]
-    fits = 1 + sum(map(len, SHARES.values()))
+    fits = 1 + len(list(_columns()))
     out = RichTable("device", "precision", "cells", "in space", "full", *(f"{n} {s:.1%}" for n, s in _columns()))
     figures: dict[str, float] = {}
     with track(len(jobs) * options.folds * fits, "active sampling") as advance:
         for device, name, cells in jobs:
-            errors = _errors(cells, options.folds, partial(advance, note=f"{device} {name}"))
-            figures |= {f"{device}.{name}.{k}": v for k, v in _figures(errors, inside(cells)).items()}
+            targets = inside(cells)
+            errors = _errors(cells, targets, options.folds, partial(advance, note=f"{device} {name}"))
+            mine = {"in_space": float(targets.mean())} | _figures(errors)
+            figures |= {f"{device}.{name}.{what}": value for what, value in mine.items()}
             full = errors["full", 1.0, "space"]
             ratios = [f"{errors[n, s, 'space'] / full:.2f}" for n, s in _columns()]
-            share = f"{inside(cells).mean():.0%}"
-            out.add_row(device, name, str(len(cells)), share, f"{full:.2%}", *ratios)
+            out.add_row(device, name, str(len(cells)), f"{targets.mean():.0%}", f"{full:.2%}", *ratios)
     Console(width=160).print(out)
     for device in devices:
         for what in ("ratio10", "random_needs", "random_inside_needs", "table.ratio10", "table.random_needs"):
@@ -78,36 +78,32 @@ def inside(cells: Cells) -> Mask:
     return found & np.isin(m, ROWS)
 
 
-def _columns() -> Iterator[tuple[str, float]]:
-    return ((name, share) for name, shares in SHARES.items() for share in shares)
-
-
-def _errors(cells: Cells, count: int, step: Callable[[], None]) -> dict[tuple[str, float, str], float]:
-    """Median held-out error by picker, share of the cells and scope."""
-    fold, targets = folds(cells, 0), inside(cells)
+def _errors(cells: Cells, targets: Mask, count: int, step: Callable[[], None]) -> Errors:
+    fold = folds(cells, 0)
     found: dict[tuple[str, float, str], list[Array]] = defaultdict(list)
     for f in range(count):
         held = fold == f
-        train, test = cells.where(~held), cells.where(held)
-
-        def note(name: str, share: float, learned: Cells, test: Cells = test, held: Mask = held) -> None:
+        test = cells.where(held)
+        for name, share, learned in _samples(cells.where(~held), targets[~held], f):
             wrong = np.abs(both(learned, 0)(test.sizes) / test.seconds - 1)
             found[name, share, "table"].append(wrong)
             found[name, share, "space"].append(wrong[targets[held]])
             step()
-
-        note("full", 1.0, train)
-        for name, shares in SHARES.items():
-            wanted = [round(share * len(train)) for share in shares]
-            rows = PICKERS[name](train, max(wanted), f)
-            for share, number in zip(shares, wanted, strict=True):
-                mask = np.zeros(len(train), dtype=bool)
-                mask[rows[:number]] = True
-                note(name, share, train.where(mask))
     return {key: float(np.median(np.concatenate(values))) for key, values in found.items()}
 
 
-def _figures(errors: dict[tuple[str, float, str], float], targets: Mask) -> dict[str, float]:
+def _samples(cells: Cells, targets: Mask, seed: int) -> Iterator[tuple[str, float, Cells]]:
+    """The whole table, then what each way measures of it: name, share and cells."""
+    yield "full", 1.0, cells
+    every = np.arange(len(cells))
+    for name, way in WAYS.items():
+        counts = [round(share * len(cells)) for share in way.shares]
+        rows = way.pick(cells, np.flatnonzero(targets) if way.aimed else every, max(counts), seed)
+        for share, count in zip(way.shares, counts, strict=True):
+            yield name, share, cells.where(np.isin(every, rows[:count]))
+
+
+def _figures(errors: Errors) -> dict[str, float]:
     """Ratios to the full table's error, and how many times the chosen cells random ones must be for the same error."""
     full = errors["full", 1.0, "space"]
     random, within = _curve(errors, "random", "space"), _curve(errors, "random inside", "space")
@@ -116,7 +112,6 @@ def _figures(errors: dict[tuple[str, float, str], float], targets: Mask) -> dict
     half = errors["chosen", SHARE / 2, "space"]
     everywhere = errors["chosen for all", SHARE, "table"]
     return {
-        "in_space": float(targets.mean()),
         "full": full,
         "ratio10": best / full,
         "ratio5": half / full,
@@ -130,7 +125,7 @@ def _figures(errors: dict[tuple[str, float, str], float], targets: Mask) -> dict
     }
 
 
-def _curve(errors: dict[tuple[str, float, str], float], name: str, scope: str) -> tuple[list[float], list[float]]:
+def _curve(errors: Errors, name: str, scope: str) -> tuple[list[float], list[float]]:
     """Shares, and the errors of a picker at them; the full table is the end of every curve."""
     points = [(share, e) for (picker, share, s), e in errors.items() if picker in (name, "full") and s == scope]
     shares, found = zip(*sorted(points), strict=True)
@@ -144,25 +139,37 @@ def _needed(curve: tuple[list[float], list[float]], error: float) -> float:
     return float(np.exp(np.interp(-np.log(error), -errors, shares)))
 
 
-def _chosen(cells: Cells, targets: Mask, count: int, seed: int) -> Rows:
-    """Among the targets themselves, as `hwfit profile` does."""
-    p, rows = cells.precision.name, np.flatnonzero(targets)
-    sampler = Sampler({p: cells.sizes[rows]}, {p: cells.sizes[rows]}, cells.facts, seed)
-    return rows[[one.row for one in sampler.choose(count)]]
+def _chosen(cells: Cells, among: Rows, count: int, seed: int) -> Rows:
+    """What `hwfit profile` would measure if `among` were its plan."""
+    p, sizes = cells.precision.name, cells.sizes[among]
+    sampler = Sampler({p: sizes}, {p: sizes}, cells.facts, seed)
+    return among[[one.row for one in sampler.choose(count)]]
 
 
-def _random(cells: Cells, count: int, seed: int) -> Rows:
-    return np.random.default_rng(seed).permutation(len(cells))[:count]
+def _random(cells: Cells, among: Rows, count: int, seed: int) -> Rows:
+    return np.random.default_rng(seed).permutation(among)[:count]
 
 
-PICKERS: dict[str, Picker] = {
-    "chosen": lambda cells, count, seed: _chosen(cells, inside(cells), count, seed),
-    "chosen for all": lambda cells, count, seed: _chosen(cells, np.ones(len(cells), dtype=bool), count, seed),
-    "random": _random,
-    "random inside": lambda cells, count, seed: np.random.default_rng(seed).permutation(np.flatnonzero(inside(cells)))[
-        :count
-    ],
+@dataclass(frozen=True)
+class Way:
+    """Picks rows of some cells, given those it may pick from, how many and a seed; `aimed` ones stay in the space."""
+
+    pick: Callable[[Cells, Rows, int, int], Rows]
+    aimed: bool
+    shares: tuple[float, ...]
+
+
+WAYS = {
+    "chosen": Way(_chosen, True, (SHARE / 2, SHARE)),
+    "chosen for all": Way(_chosen, False, (SHARE,)),
+    "random": Way(_random, False, (SHARE / 2, SHARE, 2 * SHARE, 4 * SHARE)),
+    "random inside": Way(_random, True, (SHARE / 2, SHARE)),
 }
+
+
+def _columns() -> Iterator[tuple[str, float]]:
+    return ((name, share) for name, way in WAYS.items() for share in way.shares)
+
 
 if __name__ == "__main__":
     main()

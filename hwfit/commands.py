@@ -18,7 +18,6 @@ from hwfit.deploy.hf import write_hf
 from hwfit.errors import HwfitError, nearest, raise_all
 from hwfit.evaluate.deployed import answers_file
 from hwfit.evaluate.judge import Exam, Quality, heldout_tokens, judge_all
-from hwfit.kernels.op import Op
 from hwfit.kernels.registry import device_names, get_backend
 from hwfit.latency_models.active import most_telling
 from hwfit.latency_models.advise import Advice, uniform_seconds
@@ -26,7 +25,6 @@ from hwfit.latency_models.advise import advise as advise_linears
 from hwfit.latency_models.estimate import Estimate
 from hwfit.latency_models.load import load_latency, load_prices
 from hwfit.latency_models.memory import memory
-from hwfit.lut_store.facts import facts_of
 from hwfit.lut_store.resolve import resolve
 from hwfit.lut_store.shipped import open_table
 from hwfit.lut_store.table import Table
@@ -98,9 +96,7 @@ def profile(
     refuse_precisions(device, space)
     if whole_models:
         refuse_too_large(device, space, workload)
-    report = profile_cells(
-        space, workloads, device, tables, minutes, coarse=coarse, order=partial(_most_telling, tables, device)
-    )
+    report = profile_cells(space, workloads, device, tables, minutes, coarse=coarse, order=most_telling)
     # rotary frequencies change no latency, so a config with scaled ones can be timed all the same
     plain = {key: value for key, value in load_config(path).items() if key not in ("rope_scaling", "rope_parameters")}
     profile_models(space, plain, workload, tables, device, whole_models)
@@ -117,11 +113,6 @@ def profile(
         out_console.print(f"{phase}: whole models {told} ({terms.runs} runs)")
     out_console.print(f"table: {report.table}, device {report.device}")
     return report
-
-
-def _most_telling(tables: Path | None, device: str, left: Sequence[Op], measured: Sequence[Op]) -> list[Op]:
-    """What to measure next, as the roofline of this machine's own anchors has it."""
-    return most_telling(left, measured, facts_of(Table(tables), fingerprint(device).key))
 
 
 def predict(

@@ -75,15 +75,17 @@ class Unknown:
 UNKNOWN = Unknown()
 
 
-class ProcessorTimer:
-    """The calling thread's processor time."""
+class Unwatched:
+    """A timer that reads a clock; nobody says how the device ran, or what it drew."""
 
-    shares_processor = True
+    def now(self) -> float:
+        """Seconds; only differences mean anything."""
+        raise NotImplementedError
 
     def timed(self, run: Callable[[], None]) -> float:
-        start = now()
+        start = self.now()
         run()
-        return now() - start
+        return self.now() - start
 
     def checked(self, call: Callable[[], float]) -> float:
         return call()
@@ -93,6 +95,15 @@ class ProcessorTimer:
 
     def conditions(self) -> Conditions:
         return UNKNOWN
+
+
+class ProcessorTimer(Unwatched):
+    """The calling thread's processor time."""
+
+    shares_processor = True
+
+    def now(self) -> float:
+        return now()
 
 
 def _processor(backend: Backend) -> Timer:

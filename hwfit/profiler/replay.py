@@ -4,7 +4,6 @@ can be tried without the hardware. Rows made with it are kept under `replay-…`
 from __future__ import annotations
 
 import platform
-from collections.abc import Callable
 from dataclasses import dataclass
 
 from hwfit import __version__
@@ -15,30 +14,19 @@ from hwfit.lut_store.schema import op_of
 from hwfit.lut_store.table import Table
 from hwfit.precision import Precision
 from hwfit.profiler.anchor import OPS, Ops
-from hwfit.profiler.clock import UNKNOWN, Conditions
+from hwfit.profiler.clock import Unwatched
 from hwfit.profiler.device import Fingerprint
 
 
 @dataclass
-class ReplayClock:
+class ReplayClock(Unwatched):
     """A timer whose seconds pass only when a chain of a replay runs."""
 
     seconds: float = 0.0
     shares_processor = False
 
-    def timed(self, run: Callable[[], None]) -> float:
-        start = self.seconds
-        run()
-        return self.seconds - start
-
-    def checked(self, call: Callable[[], float]) -> float:
-        return call()
-
-    def joules(self, run: Callable[[], None], seconds: float) -> float | None:
-        return None
-
-    def conditions(self) -> Conditions:
-        return UNKNOWN
+    def now(self) -> float:
+        return self.seconds
 
 
 @dataclass(frozen=True)
@@ -72,7 +60,7 @@ class Replay:
     def __init__(self, table: Table, source: str):
         self.source, self.clock = source, ReplayClock()
         rows = table.read(source).to_dict("records")
-        self._seconds = {op_of(row): float(row["p10"]) for row in rows if row["p10"] and row["p10"] > 0}
+        self._seconds = {op_of(row): float(row["p10"]) for row in rows if row["p10"] > 0}
         lacking = {device: _anchors(ops) - self._seconds.keys() for device, ops in OPS.items()}
         found = [device for device, missing in lacking.items() if not missing]
         if not found:
@@ -105,8 +93,8 @@ class Replay:
         return "replay"
 
     def copy_bytes(self, op: Op) -> int:
-        """Weights alone, in whole bytes: scales count for nothing on a clock that is told the time."""
-        return max(1, op.n * op.k * min(16, Precision.parse(op.precision).weight_bits) // 8)
+        """At least one: only how many copies make a chain depends on it, and the clock is told the time."""
+        return max(1, Precision.parse(op.precision).weight_bytes(op.n, op.k))
 
     def build(self, op: Op, copies: int, seed: int) -> ReplayChain:
         if reason := self.why_not(op):

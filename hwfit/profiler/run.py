@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 from hwfit import __version__
 from hwfit.errors import HwfitError
 from hwfit.kernels.op import Op
+from hwfit.lut_store.facts import Facts, facts_of
 from hwfit.lut_store.schema import Measurement, RunInfo, Status
 from hwfit.lut_store.table import Table
 from hwfit.profiler.anchor import Anchor
@@ -27,8 +28,8 @@ from hwfit.workload import Workload
 if TYPE_CHECKING:
     from hwfit.kernels.registry import Backend
 
-Order = Callable[[Sequence[Op], Sequence[Op]], list[Op]]
-"""The first ops in the order they are worth measuring in, given that the second ones have been."""
+Order = Callable[[Sequence[Op], Sequence[Op], Facts], list[Op]]
+"""The first ops in the order they are worth measuring in on a device of such facts, given that the second have been."""
 FEWEST = 5
 """Rounds at the least, however short the time."""
 
@@ -104,7 +105,7 @@ def profile(
             ops = _ops(todo, stage)
             if order and ops and stage == "exact":
                 done = [op for op, status in table.known(print_.key).items() if status == "OK"]
-                ops = order(ops, done)
+                ops = order(ops, done, facts_of(table, print_.key))
             yield from batches(ops, backend, print_.cache, rules)
         yield from batches(drifted, backend, print_.cache, rules)
 

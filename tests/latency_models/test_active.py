@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import random
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -117,7 +116,7 @@ def test_a_replayed_profile_measures_the_most_telling_cells_first(tmp_path: Path
             raise Enough
 
     with pytest.raises(Enough):
-        profile(SPACE, WORKLOAD, "replay", table, order=partial(most_telling, facts=FACTS), between=stop, **options)
+        profile(SPACE, WORKLOAD, "replay", table, order=most_telling, between=stop, **options)
     coarse = set(planned("coarse"))
     assert measured() - coarse == set(most_telling(exact, list(coarse), FACTS)[:16])
     assert profile(SPACE, WORKLOAD, "replay", table, coarse=True, **options).measured == 0
