@@ -53,9 +53,17 @@ class GraphLauncher:
                 work()
         torch.cuda.current_stream(self.device).wait_stream(side)
         graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph):
-            work()
-        return graph.replay  # bound: keeps the graph alive
+        try:
+            with torch.cuda.graph(graph):
+                work()
+        except Exception:
+            _end_capture(self.device)
+            raise
+
+        def replay(kept: Work = work) -> None:  # a graph reads the tensors that `work` holds
+            graph.replay()
+
+        return replay
 
     def seconds(self, run: Replay) -> float:
         start, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
@@ -69,6 +77,12 @@ class GraphLauncher:
 
     def wait(self) -> None:
         torch.cuda.synchronize(self.device)
+
+
+def _end_capture(device: torch.device) -> None:
+    """A capture that failed leaves torch's own random numbers bound to its graph: every later draw would fail."""
+    index = torch.cuda.current_device() if device.index is None else device.index
+    torch.cuda.default_generators[index].graphsafe_set_state(torch.Generator(device).graphsafe_get_state())
 
 
 class EagerLauncher:

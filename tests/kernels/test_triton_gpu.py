@@ -19,7 +19,7 @@ BOUND = {"float16": 4e-3, "bfloat16": 3e-2}  # the outputs' own rounding, and th
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU")
 def test_every_candidate_is_right_on_this_gpu() -> None:
     environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
-    environment["PYTHONPATH"] = str(HERE)
+    environment["PYTHONPATH"] = os.pathsep.join([str(HERE), *filter(None, [os.environ.get("PYTHONPATH")])])
     command = [sys.executable, str(HERE / "triton_on_gpu.py")]
     run = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     assert run.returncode == 0, run.stderr
