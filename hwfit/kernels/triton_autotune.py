@@ -1,7 +1,7 @@
 """Autotune: time every candidate once per device and shape, and remember the fastest.
 
 Candidates run from a CUDA graph over copies of the weight that exceed the L2 four times, as in a model, where each
-layer streams from memory. Rows are tuned by bucket (1, 16, then powers of two). Choices are kept in
+layer streams from memory. Rows are tuned by bucket (1, 8, then powers of two). Choices are kept in
 `$XDG_CACHE_HOME/hwfit/triton/<device>.json`; one file a device, thrown away when the kernels or triton change.
 """
 
@@ -27,7 +27,7 @@ from hwfit.kernels.triton_configs import Config, candidates, default_config
 from hwfit.kernels.triton_pack import GpuWeight
 from hwfit.precision import Precision
 
-KERNELS = 1
+KERNELS = 2
 """Raise when a kernel changes, so that old choices are made again."""
 
 _REPLAYS = 5
@@ -41,7 +41,7 @@ def cache_dir() -> Path:
 
 def bucket(m: int) -> int:
     """The number of rows that `m` rows are tuned as."""
-    return 1 if m == 1 else max(16, 1 << (m - 1).bit_length())
+    return 1 if m == 1 else max(8, 1 << (m - 1).bit_length())
 
 
 def chosen(p: Precision, m: int, n: int, k: int, dtype: torch.dtype = torch.bfloat16, device: str | None = None) -> str:

@@ -20,7 +20,7 @@ from hwfit.kernels.triton_configs import Config, step_bytes
 from hwfit.kernels.triton_fp8 import fp8_dot
 from hwfit.kernels.triton_int8 import int8_dot, quantise_rows, rescale
 from hwfit.kernels.triton_pack import COUNTERS, GpuWeight
-from hwfit.kernels.triton_weight_only import dequantise_rows, weight_only_dot, weight_only_fma
+from hwfit.kernels.triton_weight_only import dequantise_rows, weight_only_dot, weight_only_fma, weight_only_skinny
 
 INTERPRETED = isinstance(quantise_rows, InterpretedFunction) and isinstance(tl.zeros, InterpretedFunction)
 """Kernels run on CPU tensors, in Python: TRITON_INTERPRET=1 was set before triton was first imported."""
@@ -63,6 +63,8 @@ def launch(x: Tensor, w: GpuWeight, config: Config) -> Tensor:
     match config.variant:
         case "fma":
             return _fma(x, w, config)
+        case "skinny":
+            return _skinny(x, w, config)
         case "dense":
             return F.linear(x, dense(w, x.dtype))
     return _weight_only(x, w, config)
@@ -102,6 +104,16 @@ def _fma(x: Tensor, w: GpuWeight, c: Config) -> Tensor:
     fours = (x if x.storage_offset() % 4 == 0 else x.clone()).view(torch.int64)
     arguments = (fours, words, *_stored(w)[1:], y, work, w.counters, w.n, w.k, words.shape[1] // 4, c.split, magic)
     _run(weight_only_fma, grid, arguments, {**_layout(w), "BN": c.bn, "BU": c.bk}, c)
+    return y
+
+
+def _skinny(x: Tensor, w: GpuWeight, c: Config) -> Tensor:
+    y, work, grid = _output(x, w, c, _tiles(x, w, c))
+    blocks = w.codes.shape[1] // w.chunk
+    arguments = (x, *_stored(w), y, work, w.counters, x.shape[0], w.n, w.k, blocks, c.split)
+    modes = {"EVEN": w.padded == w.k and blocks % c.warps == 0, "ASM": not INTERPRETED}
+    sizes = {"BM": c.bm, "BN": c.bn, "WARPS": c.warps}
+    _run(weight_only_skinny, grid, arguments, {**_layout(w), **modes, **sizes}, c)
     return y
 
 
@@ -175,7 +187,7 @@ def _output(x: Tensor, w: GpuWeight, c: Config, tiles: int) -> tuple[Tensor, Ten
 
 
 def _tiles(x: Tensor, w: GpuWeight, c: Config) -> int:
-    if c.variant != "dot" or not c.bm or not c.bn:
+    if c.variant not in ("dot", "skinny") or not c.bm or not c.bn:
         raise HwfitError(f"configuration '{c}' does not run {w.precision} with {x.shape[0]} rows; use variant 'dot'")
     return -(-x.shape[0] // c.bm) * -(-w.n // c.bn)
 

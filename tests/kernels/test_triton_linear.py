@@ -36,6 +36,7 @@ BOUND = {"after": 3e-3, "before": 4e-3, "int8": 3e-3, "fp8": 3e-3}
 FMA = Config("fma", 0, 16, 16)
 SMALL = Config("dot", 16, 32)
 LARGE = Config("dot", 64, 64)
+SKINNY = Config("skinny", 8, 16, 0, 1, 2, 2)
 
 
 def tile(m: int) -> Config:
@@ -65,6 +66,17 @@ def test_one_row_by_multiply_adds(name: str, symmetric: bool, dtype: torch.dtype
     for split in (1, 3):
         got = linear(x, it.packed, Config("fma", 0, 16, 8, split))
         assert relative_error(got, expected, x.double().numpy(), it.dense) < bound
+
+
+@pytest.mark.parametrize("symmetric", [True, False])
+@pytest.mark.parametrize("name", WEIGHT_ONLY)
+def test_few_rows_by_warps_that_share_the_inputs(name: str, symmetric: bool) -> None:
+    for m, k in ((1, K[Precision.parse(name).group][0]), (11, K[Precision.parse(name).group][1])):
+        it, x = case(name, N, k, symmetric=symmetric), activations(m, k)
+        expected = x.double().numpy() @ it.dense.T
+        for warps, split in ((1, 1), (2, 2), (4, 1)):
+            got = linear(x, it.packed, Config("skinny", 8, 16, 0, split, warps, 2))
+            assert relative_error(got, expected, x.double().numpy(), it.dense) < BOUND["after"]
 
 
 @pytest.mark.parametrize("m", ROWS)
@@ -133,7 +145,7 @@ def test_splitting_k_adds_all_parts_and_leaves_the_counters_at_zero(name: str, s
 
 def variants() -> Iterator[tuple[str, Config]]:
     for name in ("w8a16", "w8a16g32", "w4a16", "w4a16g128", "w2a16g32"):
-        yield from ((name, FMA), (name, SMALL), (name, LARGE), (name, DENSE))
+        yield from ((name, FMA), (name, SKINNY), (name, SMALL), (name, LARGE), (name, DENSE))
     for name in ("w8a8", "w8a8g64", "w4a8", "w4a8g32", "w2a8g128"):
         yield from ((name, SMALL), (name, LARGE))
     yield from (("w8a8", LIBRARY), ("fp8", SMALL))
