@@ -1,6 +1,6 @@
 """Autotune: time every candidate once per device and shape, and remember the fastest.
 
-Candidates run from a CUDA graph over copies of the weight that exceed the L2 four times, as in a model, where each
+Candidates run from a CUDA graph over copies of the weight that exceed the L2 twice, as in a model, where each
 layer streams from memory. Rows are tuned by bucket (1, 8, then powers of two). Choices are kept in
 `$XDG_CACHE_HOME/hwfit/triton/<device>.json`; one file a device, thrown away when the kernels or triton change.
 """
@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import os
 import re
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import asdict, fields
 from functools import cache
@@ -85,10 +86,12 @@ def tune(x: Tensor, w: GpuWeight) -> Config:
     rows = bucket(x.shape[0])
     trial = torch.randn(rows, w.k, dtype=x.dtype, device=x.device)
     l2 = torch.cuda.get_device_properties(x.device).L2_cache_size
-    copies = [w, *(w.clone() for _ in range(min(255, 4 * l2 // w.nbytes)))]
+    copies = [w, *(w.clone() for _ in range(min(255, 2 * l2 // w.nbytes)))]
+    tried = candidates(rows, w.n, w.k, w.precision, 10 * major + minor)
+    compile_all(trial, w, tried)
     times: dict[Config, float] = {}
     failures: list[str] = []
-    for config in candidates(rows, w.n, w.k, w.precision, 10 * major + minor):
+    for config in tried:
         try:
             times[config] = _seconds(trial, copies, config)
         except Exception as error:  # triton, ptxas and the driver raise many types of their own
@@ -96,6 +99,16 @@ def tune(x: Tensor, w: GpuWeight) -> Config:
     if not times:
         raise HwfitError([f"no configuration runs {w.precision} {w.shape} on this GPU", *failures])
     return min(times, key=lambda c: times[c])
+
+
+def compile_all(x: Tensor, w: GpuWeight, configs: Sequence[Config]) -> None:
+    """Compile what the configurations run, on all processor cores at once."""
+    from hwfit.kernels.triton_launch import compiling, launch
+
+    with compiling():
+        for config in configs:
+            with suppress(Exception):  # told when it is timed
+                launch(x, w, config)
 
 
 def _seconds(x: Tensor, weights: list[GpuWeight], config: Config) -> float:

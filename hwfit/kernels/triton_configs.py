@@ -1,6 +1,5 @@
 """Configurations: the tile shapes that may run a linear, few enough that all of them are compiled and checked.
 
-    fma       one row of x; `bn` outputs and `bk` 16-byte units of codes a step
     skinny    up to 16 rows; `bn` outputs, a block of inputs a warp and step
     dot       tensor cores; [bn, bm] tiles of yᵀ
     dense     the weight dequantised to 16 bits, then cuBLAS
@@ -17,7 +16,7 @@ from typing import Literal
 from hwfit.kernels.triton_pack import COUNTERS, chunk_size, k_padding
 from hwfit.precision import Precision
 
-Variant = Literal["fma", "skinny", "dot", "dense", "library"]
+Variant = Literal["skinny", "dot", "dense", "library"]
 
 SHARED_MEMORY = {80: 163 << 10, 86: 99 << 10, 87: 163 << 10, 89: 99 << 10, 90: 227 << 10, 100: 227 << 10}
 """Bytes of shared memory a program may use, by compute capability; unknown ones get the least."""
@@ -31,7 +30,6 @@ class Config:
     variant: Variant
     bm: int = 0
     bn: int = 0
-    bk: int = 0
     split: int = 1
     warps: int = 4
     stages: int = 1
@@ -50,12 +48,12 @@ LIBRARY = Config("library")
 # bm, bn, warps, stages, registers; by the largest number of rows they are for. Two warps are below what Hopper's
 # warp-group instructions need, and the older ones take 8-bit codes from shared memory four at a time instead of two.
 _TILES = {
-    16: ((16, 32, 1, 4, 0), (16, 64, 2, 4, 0), (16, 128, 4, 3, 0)),
+    8: ((8, 32, 2, 6, 0), (8, 64, 4, 4, 0), (16, 128, 4, 3, 0)),
+    16: ((16, 32, 2, 6, 0), (16, 64, 4, 6, 0), (16, 128, 4, 3, 0)),
     64: ((32, 64, 4, 4, 0), (64, 64, 4, 3, 208), (64, 128, 4, 3, 0)),
     1 << 62: ((64, 64, 4, 3, 208), (64, 128, 4, 3, 0), (128, 128, 8, 3, 0), (128, 256, 8, 3, 0)),
 }
-_FMA = ((16, 16, 4), (32, 16, 4))  # bn, bk, warps
-_SKINNY = ((16, 4, 4), (16, 8, 3), (16, 16, 3), (32, 4, 3), (32, 8, 3))  # bn, warps, stages
+_SKINNY = ((32, 1, 3), (32, 2, 3), (32, 4, 4), (16, 2, 4), (16, 4, 4))  # bn, warps, stages: few warps that overlap
 
 
 def candidates(m: int, n: int, k: int, p: Precision, sm: int) -> tuple[Config, ...]:
@@ -66,18 +64,13 @@ def candidates(m: int, n: int, k: int, p: Precision, sm: int) -> tuple[Config, .
     if p.weight_bits >= 16:
         return ()
     found: list[Config] = []
-    if m == 1 and p.act_bits == 16:
-        units = _row_bytes(p, k) // 16
-        for bn, bk, warps in _FMA:
-            steps = -(-units // bk)
-            found += [Config("fma", 0, bn, bk, s, warps, 1, 128) for s in _splits(-(-n // bn), steps, 8)]
     if m <= 16 and p.act_bits == 16 and (p.weight_bits, p.group) != (8, 32):  # which spills
         blocks, bm = _row_bytes(p, k) // chunk_size(p.weight_bits, p.group, k), 8 if m <= 8 else 16
         for bn, warps, stages in _SKINNY:
             if warps > blocks or (stages - 1) * warps * stage_bytes(bm, bn, p, k) > SHARED_MEMORY.get(sm, 99 << 10):
                 continue
-            for split in _splits(-(-n // bn), -(-blocks // warps), 4):
-                found.append(Config("skinny", bm, bn, 0, split, warps, stages))
+            for split in _splits(-(-n // bn), -(-blocks // warps), 16 // warps):
+                found.append(Config("skinny", bm, bn, split, warps, stages))
     for bm, bn, warps, stages, registers in next(tiles for rows, tiles in _TILES.items() if m <= rows):
         if (bm > 64 and bm >= 2 * m) or _would_spill(bm, bn, warps, p, k, sm):
             continue
@@ -87,7 +80,7 @@ def candidates(m: int, n: int, k: int, p: Precision, sm: int) -> tuple[Config, .
             continue
         programs = -(-m // bm) * -(-n // bn)
         for split in _splits(programs, tile_steps, 4):
-            found.append(Config("dot", bm, bn, 0, split, warps, fitting, registers))
+            found.append(Config("dot", bm, bn, split, warps, fitting, registers))
     if m >= 256 and p.act_bits == 16:
         found.append(DENSE)
     if m > 16 and p.weight_bits == 8 and p.act_bits == 8 and not p.group and not p.float8 and n % 8 == 0:
@@ -97,9 +90,9 @@ def candidates(m: int, n: int, k: int, p: Precision, sm: int) -> tuple[Config, .
 
 def default_config(m: int, p: Precision) -> Config:
     """A configuration that runs anywhere, also in the interpreter: small tiles, no pipeline."""
-    if m == 1 and p.act_bits == 16:
-        return Config("fma", 0, 16, 16)
-    return Config("dot", 16 if m <= 16 else 64, 64, 0, stages=2)
+    if m <= 16 and p.act_bits == 16:
+        return Config("skinny", 8 if m <= 8 else 16, 16, stages=2)
+    return Config("dot", 16 if m <= 16 else 64, 64, stages=2)
 
 
 def step_bytes(p: Precision, k: int) -> int:

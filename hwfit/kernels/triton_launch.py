@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -20,7 +23,7 @@ from hwfit.kernels.triton_configs import Config, step_bytes
 from hwfit.kernels.triton_fp8 import fp8_dot
 from hwfit.kernels.triton_int8 import int8_dot, quantise_rows, rescale
 from hwfit.kernels.triton_pack import COUNTERS, GpuWeight
-from hwfit.kernels.triton_weight_only import dequantise_rows, weight_only_dot, weight_only_fma, weight_only_skinny
+from hwfit.kernels.triton_weight_only import dequantise_rows, weight_only_dot, weight_only_skinny
 
 INTERPRETED = isinstance(quantise_rows, InterpretedFunction) and isinstance(tl.zeros, InterpretedFunction)
 """Kernels run on CPU tensors, in Python: TRITON_INTERPRET=1 was set before triton was first imported."""
@@ -40,6 +43,7 @@ class Launch:
 
 
 _recorded: list[Launch] | None = None
+_compiling = False
 
 
 @contextmanager
@@ -53,6 +57,19 @@ def recording() -> Iterator[list[Launch]]:
         _recorded = None
 
 
+@contextmanager
+def compiling() -> Iterator[None]:
+    """Inside, kernels are compiled on all processor cores at once instead of run; what does not compile is passed over.
+    Library calls run as ever."""
+    global _compiling
+    with ThreadPoolExecutor(os.cpu_count()) as pool, triton.AsyncCompileMode(pool, ignore_errors=True):
+        _compiling = True
+        try:
+            yield
+        finally:
+            _compiling = False
+
+
 def launch(x: Tensor, w: GpuWeight, config: Config) -> Tensor:
     """`x[m, k] -> [m, n]`. Raises `HwfitError` for a configuration that cannot run this linear."""
     p = w.precision
@@ -61,8 +78,6 @@ def launch(x: Tensor, w: GpuWeight, config: Config) -> Tensor:
     if p.act_bits == 8:
         return _library(x, w) if config.variant == "library" else _int8(x, w, config)
     match config.variant:
-        case "fma":
-            return _fma(x, w, config)
         case "skinny":
             return _skinny(x, w, config)
         case "dense":
@@ -93,18 +108,6 @@ def dense(w: GpuWeight, dtype: torch.dtype) -> Tensor:
     grid = (-(-w.n // 32), -(-blocks // 2))
     _run(dequantise_rows, grid, (*_stored(w), out, w.n, w.k, blocks), {**_layout(w), "BN": 32, "BB": 2})
     return out
-
-
-def _fma(x: Tensor, w: GpuWeight, c: Config) -> Tensor:
-    if x.shape[0] != 1 or not c.bn or not c.bk:
-        raise HwfitError(f"configuration '{c}' is for one row of activations, not {x.shape[0]}")
-    y, work, grid = _output(x, w, c, -(-w.n // c.bn))
-    words = w.codes.view(torch.int32)
-    magic = (127 + w.precision.weight_bits) << 23  # 2^bits as fp32
-    fours = (x if x.storage_offset() % 4 == 0 else x.clone()).view(torch.int64)
-    arguments = (fours, words, *_stored(w)[1:], y, work, w.counters, w.n, w.k, words.shape[1] // 4, c.split, magic)
-    _run(weight_only_fma, grid, arguments, {**_layout(w), "BN": c.bn, "BU": c.bk}, c)
-    return y
 
 
 def _skinny(x: Tensor, w: GpuWeight, c: Config) -> Tensor:
@@ -212,4 +215,5 @@ def _run(
         _recorded.append(Launch(kernel, arguments, constants, config))
         return
     limit = {"maxnreg": config.registers} if config.registers else {}
-    kernel[grid](*arguments, **constants, num_warps=config.warps, num_stages=config.stages, **limit)
+    start = partial(kernel.warmup, grid=grid) if _compiling else kernel[grid]
+    start(*arguments, **constants, num_warps=config.warps, num_stages=config.stages, **limit)

@@ -4,13 +4,9 @@
 Codes become floats without a conversion: OR-ing code c into the mantissa of 1024 (fp16) or 128 (bf16) gives exactly
 1024 + c or 128 + c, and one subtraction takes the constant and the zero point off together.
 
-    weight_only_fma      one row of x: fp32 multiply-adds on all cores, whole 16-byte words of codes in registers
     weight_only_skinny   few rows: tensor cores, the warps of a program share K and add up in the end
     weight_only_dot      tensor cores; K may be split over several programs (`triton_tile.finish`)
     dequantise_rows      the weight in 16 bits, for cuBLAS: at hundreds of rows writing it once is the smaller cost
-
-`weight_only_fma` shifts each code to the top of an fp32's mantissa, where a mask and an OR with 2^bits give the number
-2^bits + c. That constant and the zero point come off once a 16-byte unit, times the sum of its x.
 """
 
 import triton
@@ -264,81 +260,6 @@ def weight_only_skinny(
     if GROUP == 0:
         out *= tl.load(scales + column)[:, None].to(tl.float32)
     finish(out, y, work, counters, n, m, M, N, SPLIT)
-
-
-@triton.jit(do_not_specialize=["UNITS", "SPLIT", "MAGIC"])
-def weight_only_fma(
-    x,  # [K / 4] int64: four 16-bit activations each
-    words,  # [N, 4 * UNITS] int32: the codes, four bytes a word
-    scales,
-    zeros,
-    y,  # [N]
-    work,
-    counters,
-    N,
-    K,
-    UNITS,  # 16-byte units a row
-    SPLIT,
-    MAGIC,  # bits of 2^BITS as fp32; an argument, since one instruction has no room for two constants
-    BITS: tl.constexpr,
-    CHUNK: tl.constexpr,
-    GROUP: tl.constexpr,
-    HAS_ZERO: tl.constexpr,
-    BN: tl.constexpr,
-    BU: tl.constexpr,  # units a step
-):
-    PER: tl.constexpr = 8 // BITS
-    TOP: tl.constexpr = 23 - BITS  # where a code's lowest bit goes in the mantissa
-    MASK: tl.constexpr = ((1 << BITS) - 1) << TOP
-    SHARED: tl.constexpr = GROUP == 0 or GROUP >= PER * CHUNK  # all codes of a unit have one scale
-    n = tl.program_id(0) * BN + tl.arange(0, BN)
-    column = tl.minimum(n, N - 1)
-    row = words + column.to(tl.int64)[:, None, None] * (4 * UNITS)
-    i = tl.arange(0, 4)
-    minus = tl.full((BN, 1), 1 << (BITS - 1), tl.float32)
-    if HAS_ZERO and GROUP == 0:
-        minus = tl.load(zeros + column).to(tl.float32)[:, None]
-    acc = tl.zeros((BN, BU), tl.float32)
-    first, last = span_of(tl.cdiv(UNITS, BU), SPLIT)
-    for step in range(first, last):
-        unit = step * BU + tl.arange(0, BU)
-        known = (unit < UNITS)[None, :]
-        at = unit[None, :, None] * 4 + i[None, None, :]
-        word = tl.load(row + at, mask=known[:, :, None], other=0)  # [BN, BU, 4]
-        block = unit * 16 // CHUNK
-        dot = tl.zeros((BN, BU, 4), tl.float32)
-        sum_x = tl.zeros((1, BU, 4), tl.float32)
-        for j in tl.static_range(PER):
-            k = (block * PER + j) * CHUNK + unit * 16 % CHUNK  # [BU], of the unit's first byte
-            at = k[None, :, None] // 4 + i[None, None, :]
-            four = tl.load(x + at, mask=(k < K)[None, :, None], other=0)  # [1, BU, 4]
-            if not SHARED:
-                dot = tl.zeros((BN, BU, 4), tl.float32)
-                sum_x = tl.zeros((1, BU, 4), tl.float32)
-            for b in tl.static_range(4):
-                xb = ((four >> (16 * b)) & 0xFFFF).to(tl.uint16).to(y.dtype.element_ty, bitcast=True).to(tl.float32)
-                if 8 * b + BITS * j < TOP:  # noqa: SIM108
-                    field = word << (TOP - (8 * b + BITS * j))
-                else:
-                    field = word >> (8 * b + BITS * j - TOP)
-                dot += xb * ((field & MASK) | MAGIC).to(tl.float32, bitcast=True)
-                sum_x += xb
-            if not SHARED or j == PER - 1:
-                group = column[:, None]
-                offset = minus
-                if GROUP:
-                    group += (group_of(block, j, PER * CHUNK, CHUNK, GROUP) * N)[None, :]
-                    if HAS_ZERO:
-                        offset = tl.load(zeros + group, mask=known, other=0).to(tl.float32)
-                dot -= sum_x * (offset + (1 << BITS))[:, :, None]
-                part = tl.sum(dot, 2)  # [BN, BU]
-                if GROUP:
-                    part *= tl.load(scales + group, mask=known, other=0.0).to(tl.float32)
-                acc += part
-    out = tl.sum(acc, 1)  # [BN]
-    if GROUP == 0:
-        out *= tl.load(scales + column).to(tl.float32)
-    finish(out[:, None], y, work, counters, n, tl.arange(0, 1), 1, N, SPLIT)
 
 
 @triton.jit(do_not_specialize=["BLOCKS"])

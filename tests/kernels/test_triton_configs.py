@@ -17,7 +17,7 @@ from hwfit.precision import KNOWN, Precision
 
 RUNS = [name for name in KNOWN if Precision.parse(name).weight_bits in (2, 4, 8)]
 SHAPES = [(4096, 4096), (14336, 4096), (512, 2048), (128256, 4096), (576, 576), (40, 128)]
-SOME = Config("dot", 16, 64, 0, 4, 4, 3)
+SOME = Config("dot", 16, 64, 4, 4, 3)
 
 
 @pytest.mark.parametrize("name", RUNS)
@@ -29,8 +29,8 @@ def test_candidates_fit_their_device_and_differ(name: str, sm: int) -> None:
         assert 1 <= len(found) <= 40
         assert len(set(found)) == len(found)
         for c in found:
-            assert c.variant in ("fma", "skinny", "dot", "dense", "library")
-            assert (c.variant == "fma") <= (m == 1 and p.act_bits == 16)
+            assert c.variant in ("skinny", "dot", "dense", "library")
+            assert (c.variant == "skinny") <= (m <= 16 and p.act_bits == 16)
             if c.variant == "dot":
                 assert c.stages * stage_bytes(c.bm, c.bn, p, k) <= SHARED_MEMORY[sm]
                 assert c.bm <= max(64, 2 * m)
@@ -122,7 +122,7 @@ def test_a_choice_is_made_once_and_outlives_the_process(gpu: FakeGpu) -> None:
         '{"choices": 3}',
         'GOOD{"x": {"variant": "dot"}}',
         'GOOD{"x": 3}',
-        'GOOD{"x": {"variant":"dot","bm":-1,"bn":1,"bk":0,"split":1,"warps":4,"stages":2}}',
+        'GOOD{"x": {"variant":"dot","bm":-1,"bn":1,"split":1,"warps":4,"stages":2}}',
     ],
 )
 def test_a_damaged_or_old_cache_is_made_anew(gpu: FakeGpu, content: str) -> None:

@@ -33,10 +33,9 @@ INT8 = [name.replace("a16", "a8") for name in WEIGHT_ONLY]
 # (tiles of more than 32 rows, dense) add about as much again; integer and e4m3 products are exact.
 BOUND = {"after": 3e-3, "before": 4e-3, "int8": 3e-3, "fp8": 3e-3}
 
-FMA = Config("fma", 0, 16, 16)
 SMALL = Config("dot", 16, 32)
 LARGE = Config("dot", 64, 64)
-SKINNY = Config("skinny", 8, 16, 0, 1, 2, 2)
+SKINNY = Config("skinny", 8, 16, 1, 2, 2)
 
 
 def tile(m: int) -> Config:
@@ -56,26 +55,13 @@ def test_weight_only_products(name: str, m: int) -> None:
 
 
 @pytest.mark.parametrize("symmetric", [True, False])
-@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
-@pytest.mark.parametrize("name", WEIGHT_ONLY)
-def test_one_row_by_multiply_adds(name: str, symmetric: bool, dtype: torch.dtype) -> None:
-    k = K[Precision.parse(name).group][symmetric]
-    it, x = case(name, N, k, symmetric=symmetric), activations(1, k, dtype=dtype)
-    expected = x.double().numpy() @ it.dense.T
-    bound = BOUND["after"] * (8 if dtype == torch.bfloat16 else 1)
-    for split in (1, 3):
-        got = linear(x, it.packed, Config("fma", 0, 16, 8, split))
-        assert relative_error(got, expected, x.double().numpy(), it.dense) < bound
-
-
-@pytest.mark.parametrize("symmetric", [True, False])
 @pytest.mark.parametrize("name", WEIGHT_ONLY)
 def test_few_rows_by_warps_that_share_the_inputs(name: str, symmetric: bool) -> None:
     for m, k in ((1, K[Precision.parse(name).group][0]), (11, K[Precision.parse(name).group][1])):
         it, x = case(name, N, k, symmetric=symmetric), activations(m, k)
         expected = x.double().numpy() @ it.dense.T
         for warps, split in ((1, 1), (2, 2), (4, 1)):
-            got = linear(x, it.packed, Config("skinny", 8, 16, 0, split, warps, 2))
+            got = linear(x, it.packed, Config("skinny", 8, 16, split, warps, 2))
             assert relative_error(got, expected, x.double().numpy(), it.dense) < BOUND["after"]
 
 
@@ -145,7 +131,7 @@ def test_splitting_k_adds_all_parts_and_leaves_the_counters_at_zero(name: str, s
 
 def variants() -> Iterator[tuple[str, Config]]:
     for name in ("w8a16", "w8a16g32", "w4a16", "w4a16g128", "w2a16g32"):
-        yield from ((name, FMA), (name, SKINNY), (name, SMALL), (name, LARGE), (name, DENSE))
+        yield from ((name, SKINNY), (name, SMALL), (name, LARGE), (name, DENSE))
     for name in ("w8a8", "w8a8g64", "w4a8", "w4a8g32", "w2a8g128"):
         yield from ((name, SMALL), (name, LARGE))
     yield from (("w8a8", LIBRARY), ("fp8", SMALL))
@@ -159,7 +145,7 @@ def test_what_is_not_finite_spoils_its_row_and_no_other(name: str, config: Confi
     k = max(k, 96) if p.group in (None, 32) else 2 * k
     packed = pack_fp8(torch.randn(N, k)) if p.float8 else case(name, N, k).packed
     live = (packed.scales[0] != 0).numpy()  # an output with a scale of 0 has no weights to be spoilt by
-    m = 1 if config.variant == "fma" else 20
+    m = 20
     x, bad = activations(m, k), m // 2
     x[bad, 1] = poison
     got = linear(x, packed, config).float().numpy()
@@ -173,7 +159,7 @@ def test_extreme_scales(name: str, scale: float) -> None:
     p = Precision.parse(name)
     k = K[p.group][0]
     it = case(name, N, k, scale=scale)
-    for m, config in ((1, FMA if p.act_bits == 16 else SMALL), (5, SMALL), (5, LARGE)):
+    for m, config in ((1, SKINNY if p.act_bits == 16 else SMALL), (5, SMALL), (5, LARGE)):
         x = (activations(m, k).float() * min(1.0, 0.1 / scale)).half()
         values = rounded_int8(x) if p.act_bits == 8 else x.double().numpy()
         expected = values @ it.dense.T
@@ -211,7 +197,7 @@ def test_default_configuration_and_edges() -> None:
         x = activations(m, 96)
         expected = x.double().numpy() @ it.dense.T
         assert relative_error(linear(x, it.packed), expected, x.double().numpy(), it.dense) < BOUND["before"]
-        assert default_config(m, it.packed.precision).variant == ("fma" if m == 1 else "dot")
+        assert default_config(m, it.packed.precision).variant == ("dot" if m > 16 else "skinny")
     assert linear(activations(0, 96), it.packed).shape == (0, 33)
     one_out = case("w8a8", 1, 32)
     assert linear(activations(3, 32), one_out.packed).shape == (3, 1)
@@ -227,8 +213,6 @@ def test_bad_calls_are_refused_in_words() -> None:
         linear(activations(2, 64), packed)
     with pytest.raises(HwfitError, match=r"allowed: torch\.bfloat16, torch\.float16"):
         linear(activations(2, 96).float(), packed)
-    with pytest.raises(HwfitError, match="one row"):
-        linear(activations(2, 96), packed, FMA)
     with pytest.raises(HwfitError, match="use variant 'dot'"):
         linear(activations(2, 96), packed, LIBRARY)
     with pytest.raises(HwfitError, match="more than 16 rows"):

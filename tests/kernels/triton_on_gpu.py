@@ -11,6 +11,7 @@ import sys
 import torch
 from triton_reference import activations, case, relative_error, rounded_e4m3, rounded_int8
 
+from hwfit.kernels.triton_autotune import compile_all
 from hwfit.kernels.triton_configs import candidates, default_config
 from hwfit.kernels.triton_linear import dequantise_gpu, linear, pack_fp8, why_not
 from hwfit.kernels.triton_pack import GpuWeight
@@ -45,6 +46,8 @@ def errors(device: str, sm: int) -> dict[str, float]:
                 if p.act_bits == 8:
                     values = rounded_e4m3(x) if p.float8 else rounded_int8(x)
                 tried = (default_config(m, p),) if device == "cpu" else candidates(m, N, K, p, sm)
+                if device != "cpu":
+                    compile_all(x.to(device), on_device, tried)
                 for config in tried:
                     got, again = (linear(x.to(device), on_device, config).cpu() for _ in range(2))
                     error = relative_error(got, values @ dense.T, values, dense)
