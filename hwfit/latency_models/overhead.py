@@ -19,8 +19,7 @@ class Terms:
     """seconds = scale x (sum of ops) + block x (kept blocks) + constant.
 
     `block` and `constant` are seconds. `error` is the relative error that new models should stay within 9 times in
-    10, from the `runs` timed models when each was left out of its own fit (0: never fitted). The terms are chosen on
-    the same runs, so with fewer than 10 of them expect it to hold only about 8 times in 10.
+    10, from the `runs` timed models when each was left out of the choice of terms and their fit (0: never fitted).
     """
 
     block: float = 0.0
