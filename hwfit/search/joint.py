@@ -92,7 +92,7 @@ class Searcher:
             progress,
         )
         self._losses: dict[Picked, float] = {}
-        self.damage: Damage = measure_damage(self.supernet, study.validation.take(slice(0, 4)), progress)
+        self.damage: Damage = measure_damage(self.supernet, study.validation.take(slice(0, settings.judged)), progress)
 
     def cost(self, subnet: Subnet) -> dict[str, float]:
         """Predicted seconds of decode and prefill, bytes of memory."""
@@ -237,10 +237,10 @@ class Searcher:
         return replace(found, picked=picked, subnet=picked.subnet(space, self.order))
 
     @torch.no_grad()
-    def loss(self, subnet: Subnet, sequences: int = 4) -> float:
+    def loss(self, subnet: Subnet) -> float:
         """Distillation loss of a subnet inside the supernet, on validation text."""
         hot = one_hot(self.study.space, subnet, self.order).map(lambda t: t.float())
-        rows = self.study.validation.take(slice(0, sequences))
+        rows = self.study.validation.take(slice(0, self.settings.judged))
         return float(distillation_loss(self.supernet(rows.ids, hot), rows))
 
     def aimed(self, found: Found, slower: Mapping[str, float]) -> Found:

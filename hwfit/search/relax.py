@@ -15,7 +15,11 @@ AXES = ("hidden", "heads", "head_size", "mlp", "depth", "precision", "lm_head")
 
 
 class Architecture(nn.Module):
-    """One logit vector per choice. `mean()` is what the budget is priced on, `sample()` what the loss sees."""
+    """One logit vector per choice. `mean()` is what the budget is priced on, `sample()` what the loss sees.
+
+    Stays on the CPU with its prices: a few thousand numbers, which a GPU would only wait for. The supernet moves what
+    it is given to its own device.
+    """
 
     def __init__(self, space: Space):
         super().__init__()
