@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 
 import torch
 from torch import Tensor, nn
@@ -11,6 +12,7 @@ from hwfit.latency_models.differentiable import Choices
 from hwfit.space import Space
 from hwfit.subnet import LINEARS
 
+PRECISIONS = ("precision", "lm_head")
 AXES = ("hidden", "heads", "head_size", "mlp", "depth", "precision", "lm_head")
 
 
@@ -63,9 +65,9 @@ class Architecture(nn.Module):
         return -torch.stack([(q * q.clamp_min(1e-12).log()).sum() for q in p]).sum()
 
     @torch.no_grad()
-    def freeze_precision(self, index: int) -> None:
-        """Decide every linear's precision (for architecture-first baselines)."""
-        for axis in ("precision", "lm_head"):
+    def freeze(self, axes: Iterable[str], index: int) -> None:
+        """Decide the choice on every one of `axes` (for baselines that do not search all)."""
+        for axis in axes:
             self.logits[axis].fill_(-1e4)
             self.logits[axis][..., index] = 0.0
             self.logits[axis].requires_grad_(False)
