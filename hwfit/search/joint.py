@@ -163,7 +163,7 @@ class Searcher:
         return self.quantised(self.find_unquantised(name, budget, key), budget)
 
     def find_unquantised(self, name: str, budget: Budget, key: str) -> Found:
-        """The first half of `find_sequential`: an architecture at full precision, and the budget it was searched for."""
+        """The first half of `find_sequential`: an architecture at full precision, with the budget it was given."""
         space = self.study.space
         full = max(range(len(space.precisions)), key=lambda i: space.precisions[i].weight_bits)
         costs = [self.cost(Subnet.whole(space.shape, space.precisions[i], space.embed)) for i in (full, *self.uniform)]
