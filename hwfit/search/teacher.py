@@ -64,7 +64,7 @@ def make_targets(
             else:
                 hidden = plain_forward(rows, cast, attention, shape.blocks, float(config["rms_norm_eps"]))
                 logits = F.linear(hidden, cast["lm_head.weight"]).float()
-                logprob, index = logits.log_softmax(-1).topk(top, -1)
+                logprob, index = logits.log_softmax(-1).topk(min(top, shape.vocab), -1)
                 part = {"index": index.int(), "logprob": logprob.contiguous()}
                 if path:
                     with replacing(path) as temporary:
