@@ -72,7 +72,6 @@ def judged(student: Student, device: torch.device) -> tuple[list[float], dict[st
 def run(model: Path, folder: Path, device: torch.device) -> tuple[Damage, dict[str, Subnet], list[float], Student]:
     """Every method on one supernet, then a distillation with the first."""
     s = study(model, folder / "cache", device)
-    s = replace(s, dtype=torch.float32)
     searcher = Searcher(s, WholeModel(Bits()), Workload(), SETTINGS, folder, progress=False)
     searcher.train_supernet("key")
     whole = searcher.cost(Subnet.whole(s.space.shape, "w8a8", s.space.embed))["decode"]
@@ -82,8 +81,8 @@ def run(model: Path, folder: Path, device: torch.device) -> tuple[Damage, dict[s
         for name, method in METHODS.items()
         for share, f in method(searcher, name, budget, (1.0, 0.9), "k").items()
     }
-    rules = DistilSettings(steps=3, sequences=2, checkpoint_every=1)
-    student = Student(s.ordered, s.config, Subnet.whole(s.space.shape, "w8a8"), s.dtype)
+    rules = DistilSettings(steps=3, sequences=2, enough=0.0, checkpoint_every=1)
+    student = Student(s.ordered, s.config, Subnet.whole(s.space.shape, "w4a8g32"), s.dtype)
     losses = distil(student, s.train, rules, folder / "distil.safetensors", "k")
     return searcher.damage, found, losses, student
 
@@ -94,6 +93,9 @@ def test_a_second_device_finds_and_trains_the_same_as_the_cpu(
 ):
     monkeypatch.setattr("hwfit.search.joint.WARM_STEPS", 4)
     monkeypatch.setattr("hwfit.search.methods.DRAWS", 3)
+    plain = torch.optim.AdamW  # the fused one knows no simulated device
+    monkeypatch.setattr(torch.optim, "AdamW", lambda params, fused=None, **rules: plain(params, **rules))
+    monkeypatch.setattr("hwfit.search.study.fast_dtype", lambda device: torch.float32)
     here = run(model, tmp_path / "here", CPU)
     wanted = judged(here[-1], CPU)
     with Second():
@@ -102,10 +104,11 @@ def test_a_second_device_finds_and_trains_the_same_as_the_cpu(
         bundle = there[-1].bundle()
         assert all(isinstance(p, Elsewhere) for p in there[-1].parameters())
     for mine, theirs in zip(here[0].table.tensors(), there[0].table.tensors(), strict=True):
-        assert torch.allclose(mine, theirs, atol=1e-4, rtol=1e-2)
+        assert torch.allclose(mine, theirs, atol=1e-3, rtol=1e-2)  # an activation may round the other way
     assert there[1].keys() == here[1].keys()  # near ties of a random model may be decided either way
-    assert there[2] == pytest.approx(here[2], rel=1e-3)
-    assert got[0] == pytest.approx(wanted[0], rel=1e-3)
+    assert there[2] == pytest.approx(here[2], rel=0.05)
+    assert len(there[2]) == 3
+    assert got[0] == pytest.approx(wanted[0], rel=0.01)
     assert got[1] == wanted[1]
     for tensor in bundle.tensors.values():
         for part in (tensor,) if isinstance(tensor, torch.Tensor) else (tensor.codes, tensor.grid.scales):
