@@ -29,6 +29,9 @@ app.add_typer(cli_tables.app, name="tables")
 
 Model = Annotated[str, typer.Argument(help="Known name (smollm2-135m), Llama-family directory, or hub id")]
 Device = Annotated[str, typer.Option(help="Device to measure on: cpu or cuda")]
+TrainOn = Annotated[
+    str | None, typer.Option(help="Where to search and distil: cpu or cuda [default: cuda where there is a GPU]")
+]
 Tables = Annotated[
     Path | None,
     typer.Option(help="Folder of the latency table [default: the user's cache]; predict also reads `shipped`"),
@@ -136,9 +139,11 @@ def search(
     steps: Annotated[int, typer.Option(help="Architecture steps", min=1)] = 16,
     distil_steps: Annotated[int, typer.Option(help="Distillation steps", min=0)] = 28,
     front: Annotated[int, typer.Option(help="Budgets to search: the given one and looser ones, x1.25 each", min=1)] = 1,
+    train_on: TrainOn = None,
 ) -> None:
     """Search MODEL for the best subnet under every --budget at once, distil it and export it."""
-    _commands().search(model, budget, out, device, tables, text, precision or (), steps, distil_steps, front)
+    rules = (text, precision or (), steps, distil_steps, front, train_on)
+    _commands().search(model, budget, out, device, tables, *rules)
 
 
 @app.command()
@@ -188,9 +193,10 @@ def demo(
     model: Annotated[str, typer.Option(help="Model to fit")] = "smollm2-135m",
     device: Device = "cpu",
     tables: Tables = None,
+    train_on: TrainOn = None,
 ) -> None:
     """The main job end to end: fetch, profile, search, distil, export, measure, judge, report."""
-    _commands().demo(quick, out, model, device, tables)
+    _commands().demo(quick, out, model, device, tables, train_on)
 
 
 def main(run: Callable[..., Any] = app) -> None:

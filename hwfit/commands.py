@@ -50,7 +50,7 @@ from hwfit.search.distil import DistilSettings
 from hwfit.search.joint import fastest, predicted_cost
 from hwfit.search.optimise import SearchSettings
 from hwfit.search.run import distil_all, search_front
-from hwfit.search.study import StudySettings, prepare
+from hwfit.search.study import StudySettings, prepare, training_device
 from hwfit.space import Space
 from hwfit.subnet import Subnet
 from hwfit.transfer_command import transfer
@@ -210,12 +210,15 @@ def search(
     steps: int = 16,
     distil_steps: int = 28,
     front: int = 1,
+    train_on: str | None = None,
 ) -> dict[str, Path]:
     """Search MODEL for the best subnet under every --budget at once, distil it and export it to OUT.
 
-    `front` > 1 adds looser budgets from the same supernet, each `FRONT_STEP` times the one before.
+    `device` is what the budgets are about; `train_on` (cpu or cuda, by default a GPU where there is one) is what the
+    search and distillation run on. `front` > 1 adds looser budgets from the same supernet, each `FRONT_STEP` times the
+    one before.
     """
-    limits = Budget.parse(budget)
+    limits, trainer = Budget.parse(budget), training_device(train_on)
     path = open_model(model)
     config, workload = load_config(path), Workload()
     latency = load_latency(fingerprint(device).key, tables)
@@ -223,7 +226,7 @@ def search(
     refuse_infeasible(
         [limits], fastest(space, tuple(range(space.shape.blocks)), partial(predicted_cost, latency, workload))
     )
-    study = replace(prepare(path, StudySettings(), out / "checkpoints", text), space=space)
+    study = replace(prepare(path, StudySettings(), out / "checkpoints", text, device=trainer), space=space)
 
     def measure(subnets):
         times = time_subnets(subnets, config, workload, tables, device)
@@ -327,10 +330,11 @@ def demo(
     model: str = "smollm2-135m",
     device: str = "cpu",
     tables: Path | None = None,
+    train_on: str | None = None,
 ) -> Results:
     """The main job end to end: fetch, profile, search, distil, export, measure, judge, report."""
     settings = DemoSettings.quick() if quick else DemoSettings()
-    return run_demo(model, out, settings, tables, device)
+    return run_demo(model, out, settings, tables, device, train_on=training_device(train_on))
 
 
 def _workloads(batch: Sequence[int], prompt: Sequence[int], context: int) -> list[Workload]:

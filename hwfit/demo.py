@@ -10,6 +10,7 @@ from dataclasses import asdict, dataclass, field
 from datetime import datetime
 from pathlib import Path
 
+import torch
 from rich.console import Console
 
 from hwfit import __version__
@@ -38,6 +39,7 @@ from hwfit.report.results import Timing as TimingRow
 from hwfit.report.table import rich_table
 from hwfit.search.budget import Budget
 from hwfit.search.distil import DistilSettings
+from hwfit.search.forward import CPU
 from hwfit.search.optimise import SearchSettings
 from hwfit.search.run import Choice, Measure, distil_all, search_front
 from hwfit.search.study import Study, StudySettings, prepare
@@ -119,6 +121,7 @@ def run_demo(
     workload: Workload | None = None,
     progress: bool = True,
     console: Console | None = None,
+    train_on: torch.device = CPU,
 ) -> Results:
     """fetch -> profile -> fit -> search -> distil -> export -> measure -> judge -> report, into the folder `out`."""
     console = console or Console(stderr=True)
@@ -144,7 +147,7 @@ def run_demo(
         return {name: {phase: t.p10 for phase, t in by_phase.items()} for name, by_phase in times.items()}
 
     with clock.stage("search", "4 Search widths, depth and precisions together"):
-        study = prepare(path, settings.study, out / "checkpoints", progress=progress)
+        study = prepare(path, settings.study, out / "checkpoints", progress=progress, device=train_on)
         choices = _searched(study, latency, workload, budgets, measure, settings, out, progress)
     with clock.stage("distil", "5 Distil every subnet from the original"):
         bundles = distil_all(study, choices, settings.distil, out, progress=progress)

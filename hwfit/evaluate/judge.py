@@ -14,7 +14,7 @@ from hwfit.errors import HwfitError
 from hwfit.evaluate.deployed import answers_file, open_scorer
 from hwfit.evaluate.perplexity import Perplexity, perplexity
 from hwfit.evaluate.score import Score
-from hwfit.evaluate.tasks import TASKS
+from hwfit.evaluate.tasks import JUDGED
 from hwfit.files import write_text
 from hwfit.models.llama import load_tokenizer
 from hwfit.models.text import heldout_texts, pack_tokens
@@ -29,7 +29,7 @@ class Exam:
     rows: int = 24
     seq: int = 256
     documents: int = 40
-    tasks: tuple[str, ...] = tuple(TASKS)
+    tasks: tuple[str, ...] = JUDGED
 
     def check(self) -> None:
         problems = [

@@ -1,4 +1,4 @@
-"""Accuracy on PIQA, ARC-Easy and HellaSwag by the LM Evaluation Harness, 0-shot, without network."""
+"""Accuracy on PIQA, ARC-Easy, HellaSwag and OpenBookQA by the LM Evaluation Harness, 0-shot, without network."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import sys
 from collections.abc import Sequence
 from contextlib import redirect_stderr
 from io import StringIO
+from pathlib import Path
 from typing import Any
 
 from lm_eval.api.model import TemplateLM
@@ -17,30 +18,23 @@ from transformers import PreTrainedTokenizerBase
 from hwfit.errors import HwfitError, raise_all
 from hwfit.evaluate.score import Score
 from hwfit.evaluate.scorer import Scorer, token_log_probs
-from hwfit.evaluate.tasks import TASKS, Metric, task_folder
+from hwfit.evaluate.tasks import JUDGED, TASKS, Metric, task_folder
 from hwfit.progress import track
 
 
 def accuracy(
     model: Scorer,
     tokenizer: PreTrainedTokenizerBase,
-    tasks: Sequence[str] = tuple(TASKS),
+    tasks: Sequence[str] = JUDGED,
     docs_per_task: int = 40,
     progress: bool = True,
 ) -> dict[str, Score]:
     """Score by task name on the same `docs_per_task` validation documents every time.
 
-    PIQA and ARC-Easy by `acc`, HellaSwag by `acc_norm` (log likelihood a byte). Raises `HwfitError` for an unknown
-    task or more documents than a task has.
+    PIQA and ARC-Easy by `acc`, HellaSwag and OpenBookQA by `acc_norm` (log likelihood a character). Raises
+    `HwfitError` for an unknown task or more documents than a task has.
     """
-    folder = task_folder(tuple(tasks), progress)
-    raise_all(
-        [
-            f"task '{name}': {docs_per_task} documents asked for; allowed: 1 to {TASKS[name].documents}"
-            for name in tasks
-            if not 1 <= docs_per_task <= TASKS[name].documents
-        ]
-    )
+    folder = checked_folder(tasks, docs_per_task, progress)
     lm = OnnxLM(model, tokenizer, progress)
     with redirect_stderr(StringIO()):  # lm-eval and datasets draw bars of their own
         results: Any = simple_evaluate(
@@ -51,6 +45,19 @@ def accuracy(
             bootstrap_iters=0,
         )
     return {name: _score(TASKS[name].metric, results["samples"][name]) for name in tasks}
+
+
+def checked_folder(tasks: Sequence[str], docs_per_task: int, progress: bool = True) -> Path:
+    """The folder of the tasks' YAML files. Raises `HwfitError` as `accuracy` does."""
+    folder = task_folder(tuple(tasks), progress)
+    raise_all(
+        [
+            f"task '{name}': {docs_per_task} documents asked for; allowed: 1 to {TASKS[name].documents}"
+            for name in tasks
+            if not 1 <= docs_per_task <= TASKS[name].documents
+        ]
+    )
+    return folder
 
 
 class OnnxLM(TemplateLM):

@@ -32,7 +32,10 @@ TASKS = {
     "piqa": Task("piqa/plain_text", "piqa/piqa.yaml", "acc", 1000),
     "arc_easy": Task("ai2_arc/ARC-Easy", "arc/arc_easy.yaml", "acc", 570),
     "hellaswag": Task("hellaswag/none", "hellaswag/hellaswag.yaml", "acc_norm", 1000),
+    "openbookqa": Task("openbookqa/main", "openbookqa/openbookqa.yaml", "acc_norm", 500),
 }
+JUDGED = ("piqa", "arc_easy", "hellaswag")
+"""What `evaluate` and the demo ask."""
 
 
 def task_folder(names: tuple[str, ...], progress: bool = True) -> Path:

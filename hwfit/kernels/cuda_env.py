@@ -56,11 +56,7 @@ def current_gpu() -> Gpu:
 
 def cuda_problems() -> list[str]:
     """Why this Python cannot use a GPU, one line each; empty if it can."""
-    problems = []
-    if torch.version.cuda is None:
-        problems.append(f"--device cuda: this torch {torch.__version__} has no CUDA; {CUDA_TORCH}")
-    elif not torch.cuda.is_available():
-        problems.append(_no_driver())
+    problems = torch_problems()
     if find_spec("triton") is None:
         problems.append(f"--device cuda: triton is not installed; {EXTRA} (the kernels are written in it)")
     if find_spec("pynvml") is None:
@@ -68,18 +64,25 @@ def cuda_problems() -> list[str]:
     return problems
 
 
-def _no_driver() -> str:
+def torch_problems(flag: str = "--device") -> list[str]:
+    """Why torch itself finds no GPU; `flag` is the option that asked for one."""
+    if torch.version.cuda is None:
+        return [f"{flag} cuda: this torch {torch.__version__} has no CUDA; {CUDA_TORCH}"]
+    return [] if torch.cuda.is_available() else [_no_driver(flag)]
+
+
+def _no_driver(flag: str) -> str:
     built, driver = torch.version.cuda or "", driver_versions()
     if os.environ.get("CUDA_VISIBLE_DEVICES", "unset").strip() in ("", "-1"):
-        return "--device cuda: CUDA_VISIBLE_DEVICES hides every GPU; unset it, or name one, such as 0"
+        return f"{flag} cuda: CUDA_VISIBLE_DEVICES hides every GPU; unset it, or name one, such as 0"
     if driver is None:
         return (
-            f"--device cuda: torch {torch.__version__} is built for CUDA {built} but no NVIDIA driver answers; "
-            "see whether nvidia-smi runs, and measure this machine's processor with --device cpu meanwhile"
+            f"{flag} cuda: torch {torch.__version__} is built for CUDA {built} but no NVIDIA driver answers; "
+            f"see whether nvidia-smi runs, and use this machine's processor with {flag} cpu meanwhile"
         )
     name, speaks = driver
     return (
-        f"--device cuda: driver {name} speaks CUDA {speaks} at most, torch {torch.__version__} is built for CUDA "
+        f"{flag} cuda: driver {name} speaks CUDA {speaks} at most, torch {torch.__version__} is built for CUDA "
         f"{built} and finds no usable GPU; update the driver, or install a torch built for CUDA {speaks} or older"
     )
 

@@ -87,7 +87,7 @@ def clipped_grid(w: Tensor, p: Precision, energy: Tensor | None = None) -> Grid:
         s, z = _search(columns, importance, p)
         scales[rows], zeros[rows] = s.view(r, groups), z.view(r, groups)
 
-    _over_rows(n, groups * group, work)
+    _over_rows(w, work)
     return Grid(scales, None if p.symmetric else zeros)
 
 
@@ -131,7 +131,7 @@ def fake_quantise(w: Tensor, p: Precision, grid: Grid | None = None) -> Tensor:
         z = 0.0 if grid.zeros is None else grid.zeros[rows, :, None]
         torch.div(x[rows], s, out=out[rows]).round_().add_(z).clamp_(low, high).sub_(z).mul_(s)
 
-    _over_rows(w.shape[0], w.shape[1], work)
+    _over_rows(w, work)
     return out.view(w.shape)
 
 
@@ -172,11 +172,16 @@ def _rows_in_e4m3(x: Tensor) -> Tensor:
     return ((x.float() / scales).to(torch.float8_e4m3fn).float() * scales).to(x.dtype)
 
 
-def _over_rows(rows: int, width: int, work: Callable[[slice], None]) -> None:
-    """`work` on slices of `_CHUNK` elements, on as many threads as torch has, each of which computes alone.
+def _over_rows(w: Tensor, work: Callable[[slice], None]) -> None:
+    """`work` on slices of `_CHUNK` elements of `w[n, k]`, on as many threads as torch has, each computing alone.
 
     Threads inside each small operation would meet at its end; on a busy machine that wait was 100 times the work.
+    A GPU takes all rows at once.
     """
+    rows, width = w.shape
+    if w.device.type != "cpu":
+        work(slice(0, rows))
+        return
     threads, step = torch.get_num_threads(), max(1, _CHUNK // width)
     slices = [slice(i, i + step) for i in range(0, rows, step)]
 

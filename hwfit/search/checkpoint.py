@@ -17,7 +17,7 @@ from hwfit.files import replacing
 
 
 def save(path: Path, tensors: dict[str, Tensor], meta: dict[str, Any]) -> None:
-    contiguous = {name: t.detach().contiguous() for name, t in tensors.items()}
+    contiguous = {name: t.detach().cpu().contiguous() for name, t in tensors.items()}
     try:
         with replacing(path) as temporary:
             safetensors.torch.save_file(contiguous, temporary, metadata={"hwfit": json.dumps(meta)})
@@ -28,7 +28,7 @@ def save(path: Path, tensors: dict[str, Tensor], meta: dict[str, Any]) -> None:
 
 
 def load(path: Path, key: str) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
-    """What `save` wrote, if `path` exists and its meta holds the same `key`; else None (start afresh).
+    """What `save` wrote, on the CPU, if `path` exists and its meta holds the same `key`; else None (start afresh).
 
     Raises `HwfitError` for a damaged file.
     """

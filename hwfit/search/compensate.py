@@ -33,7 +33,7 @@ def compensated(sliced: Mapping[str, Tensor], ordered: Ordered, shape: ModelShap
             if out[target].shape[1] == weight.shape[1]:
                 continue
             within = moment[kept][:, kept]
-            within = within + RIDGE * within.diagonal().mean() * torch.eye(len(within))
+            within = within + RIDGE * within.diagonal().mean() * torch.eye(len(within), device=within.device)
             fitted = torch.linalg.solve(within, moment[kept] @ weight[rows].T)  # [kept, rows]
             out[target] = fitted.T.contiguous()
     return out

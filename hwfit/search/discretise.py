@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 from torch import Tensor
 
@@ -58,7 +58,8 @@ class Problem:
     """What a pick is to be best at: the least `damage` whose `cost` keeps all `limits`.
 
     `damage` is what each choice costs on its own (nats, shaped like `Choices`); `block_order` lists all blocks, most
-    important first.
+    important first. Only the `widths` named may change (the others stay the whole model's), and precisions only
+    if `precisions`. `known` remembers costs; problems that differ in their damage and limits alone may share it.
     """
 
     damage: Choices
@@ -66,12 +67,17 @@ class Problem:
     block_order: Sequence[int]
     cost: Cost
     limits: Mapping[str, float]
+    widths: tuple[str, ...] = WIDTHS
+    precisions: bool = True
+    known: dict[Picked, Mapping[str, float]] = field(default_factory=dict, repr=False, compare=False)
 
     def cost_of(self, picked: Picked) -> Mapping[str, float]:
-        return self.cost(picked.subnet(self.space, self.block_order))
+        if (costs := self.known.get(picked)) is None:
+            costs = self.known[picked] = self.cost(picked.subnet(self.space, self.block_order))
+        return costs
 
 
-def repair(picked: Picked, problem: Problem, precision_moves: bool = True) -> Picked:
+def repair(picked: Picked, problem: Problem) -> Picked:
     """Change one choice at a time until every limit holds, then spend what slack is left.
 
     Going down, the next move is the one that adds the least damage per share of excess cost removed; going up, the
@@ -87,7 +93,7 @@ def repair(picked: Picked, problem: Problem, precision_moves: bool = True) -> Pi
         """(damage taken away, pick, excess) of every change of one choice."""
         here = problem.cost_of(picked)
         known: dict[tuple[int, int, int], Mapping[str, float]] = {}
-        for gain, move, alike in _moves(picked, score, problem, precision_moves):
+        for gain, move, alike in _moves(picked, score, problem):
             if alike is None or alike not in known:
                 costs = problem.cost_of(move)
                 if alike is not None:
@@ -110,18 +116,18 @@ def repair(picked: Picked, problem: Problem, precision_moves: bool = True) -> Pi
 
 
 def _moves(
-    picked: Picked, score: dict[str, Tensor], problem: Problem, precision_moves: bool
+    picked: Picked, score: dict[str, Tensor], problem: Problem
 ) -> Iterator[tuple[float, Picked, tuple[int, int, int] | None]]:
     """(damage taken away, pick, key) of every pick that differs on one axis; widths step to a neighbour.
 
     Moves with the same key change the cost by the same amount: the same linear, at the same widths, in any block.
     """
-    for axis in WIDTHS:
+    for axis in problem.widths:
         here = getattr(picked, axis)
         for to in (here - 1, here + 1):
             if 0 <= to < len(score[axis]):
                 yield float(score[axis][to] - score[axis][here]), replace(picked, **{axis: to}), None
-    if not precision_moves:
+    if not problem.precisions:
         return
     space = problem.space
     options = range(len(space.precisions))

@@ -21,7 +21,7 @@ from hwfit.search.compensate import compensated
 from hwfit.search.forward import Attention, decoder, rms_norm, weight_name
 from hwfit.search.importance import Ordered
 from hwfit.search.mixing import straight_through
-from hwfit.search.optimise import batch, refuse_nan
+from hwfit.search.optimise import batch, finite
 from hwfit.search.teacher import Targets, distillation_loss
 from hwfit.subnet import LINEARS, ModelShape, Subnet
 
@@ -67,7 +67,7 @@ class _QuantisedWeight(torch.autograd.Function):
 class Student(nn.Module):
     """A subnet with its own float weights, rounded onto fixed grids in every forward pass.
 
-    `weights` are the sliced model's (Hugging Face names); all linears and norm gains train, the embedding does not.
+    Lives where `ordered` does. All linears and norm gains train, the embedding does not.
     """
 
     def __init__(self, ordered: Ordered, config: Mapping[str, Any], subnet: Subnet, dtype: torch.dtype):
@@ -88,6 +88,7 @@ class Student(nn.Module):
         }
         self.embed = weights["model.embed_tokens.weight"]
         self.embed_grid = None if subnet.embed.is_float else minmax_grid(self.embed, subnet.embed)
+        self.table = fake_quantise(self.embed, subnet.embed, self.embed_grid)  # what the deployed model looks up
         self.trained = nn.ParameterDict(
             {
                 n.replace(".", "/"): nn.Parameter(w.clone())
@@ -119,20 +120,23 @@ class Student(nn.Module):
         def norm(block: int, name: str, x: Tensor) -> Tensor:
             return rms_norm(x, self.weight(f"model.layers.{block}.{name}.weight"), self.eps)
 
-        table = self.embed if self.embed_grid is None else fake_quantise(self.embed, self.subnet.embed, self.embed_grid)
-        x = F.embedding(ids, table).to(self.dtype)
+        x = F.embedding(ids, self.table).to(self.dtype)
         x = decoder(x, range(len(self.subnet.blocks)), self.attention, project, norm)
         x = rms_norm(x, self.weight("model.norm.weight"), self.eps)
         return project(-1, ("lm_head",), x)[0]
 
     @torch.no_grad()
     def bundle(self) -> Bundle:
-        """The trained weights, quantised onto the grids they were trained with."""
-        tensors: dict[str, Any] = {n.replace("/", "."): p.detach().clone() for n, p in self.trained.items()}
+        """The trained weights, quantised onto the grids they were trained with; on the CPU, as all deployment is."""
+        tensors: dict[str, Any] = {n.replace("/", "."): p.detach().cpu().clone() for n, p in self.trained.items()}
         for module, p in self.precision.items():
-            tensors[f"{module}.weight"] = stored(tensors[f"{module}.weight"], p, self.grids[module])
-        tensors["model.embed_tokens.weight"] = stored(self.embed, self.subnet.embed, self.embed_grid)
+            tensors[f"{module}.weight"] = stored(tensors[f"{module}.weight"], p, _on_cpu(self.grids[module]))
+        tensors["model.embed_tokens.weight"] = stored(self.embed.cpu(), self.subnet.embed, _on_cpu(self.embed_grid))
         return Bundle(self.subnet, self.config, tensors)
+
+
+def _on_cpu(grid: Grid | None) -> Grid | None:
+    return grid and Grid(grid.scales.cpu(), None if grid.zeros is None else grid.zeros.cpu())
 
 
 def distil(
@@ -156,17 +160,17 @@ def distil(
     for step in range(len(losses), settings.steps):
         rows = batch(train, settings.sequences, step, settings.seed + 2)
         loss = distillation_loss(student(rows.ids), rows)
-        refuse_nan(loss, f"distillation step {step}", path or Path("-"))
-        if step == 0 and float(loss.detach()) <= settings.enough:
-            advance(settings.steps, note=f"loss {float(loss.detach()):.3f}, close enough")
-            return [float(loss.detach())]
+        value = finite(loss, f"distillation step {step}", path or Path("-"))
+        if step == 0 and value <= settings.enough:
+            advance(settings.steps, note=f"loss {value:.3f}, close enough")
+            return [value]
         for group in optimizer.param_groups:
-            group["lr"] = settings.rate(step, losses[0] if losses else float(loss.detach()))
+            group["lr"] = settings.rate(step, losses[0] if losses else value)
         optimizer.zero_grad()
         loss.backward()
         nn.utils.clip_grad_norm_(params, 1.0)
         optimizer.step()
-        losses.append(float(loss.detach()))
+        losses.append(value)
         if path and (step + 1) % settings.checkpoint_every == 0 and step + 1 < settings.steps:
             tensors = dict(student.state_dict()) | checkpoint.optimizer_tensors(optimizer, "adam")
             checkpoint.save(path, tensors, {"key": key, "losses": losses})

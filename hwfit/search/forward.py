@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 import torch
@@ -17,6 +18,7 @@ Project = Callable[[int, tuple[str, ...], Tensor], Sequence[Tensor]]
 """(block, linears that share this input, x[batch, seq, k]) -> one y[batch, seq, n] per linear."""
 Norm = Callable[[int, str, Tensor], Tensor]
 
+CPU = torch.device("cpu")
 QKV = ("q_proj", "k_proj", "v_proj")
 GATE_UP = ("gate_proj", "up_proj")
 
@@ -36,9 +38,12 @@ class Attention:
         return cls(heads, kv_heads, head_size, Rotary.of(config), head_size**-0.5)
 
 
-def rotary_tables(attention: Attention, seq: int, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+@cache
+def rotary_tables(
+    attention: Attention, seq: int, dtype: torch.dtype, device: torch.device = CPU
+) -> tuple[Tensor, Tensor]:
     """cos and sin, `[seq, head_size]` each, in the half-split layout of Hugging Face Llama."""
-    halves = (torch.from_numpy(table).to(dtype) for table in attention.rotary.tables(attention.head_size, seq))
+    halves = (torch.from_numpy(table).to(device, dtype) for table in attention.rotary.tables(attention.head_size, seq))
     cos, sin = (torch.cat((half, half), dim=-1) for half in halves)  # [seq, head_size / 2] each half
     return cos, sin
 
@@ -71,7 +76,7 @@ def decoder(
     """
     a = attention
     batch, seq, _ = x.shape
-    cos, sin = rotary_tables(a, seq, x.dtype)
+    cos, sin = rotary_tables(a, seq, x.dtype, x.device)
     for block in blocks:
         if seen:
             seen(block, x)

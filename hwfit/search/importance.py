@@ -51,7 +51,7 @@ class Ordered:
 def measure_importance(
     weights: Mapping[str, Tensor], config: Mapping[str, Any], ids: Tensor, progress: bool = True
 ) -> Importance:
-    """One forward pass over `ids[n, seq]`.
+    """One forward pass over `ids[n, seq]`, on the device that holds them and `weights`.
 
     The first position is left out: its activations are hundreds of times larger (an attention sink) and would
     decide every mean. Blocks are scored as in Minitron (arXiv 2407.14679).
@@ -60,9 +60,9 @@ def measure_importance(
     attention = Attention.of(shape.heads, shape.kv_heads, shape.head_size, config)
     energy: dict[str, Tensor] = {}
     moments: dict[str, Tensor] = {}
-    cosine = torch.zeros(shape.blocks)
+    cosine = torch.zeros(shape.blocks, device=ids.device)
     before: dict[int, Tensor] = {}
-    peak = torch.zeros(shape.blocks, shape.mlp)
+    peak = torch.zeros(shape.blocks, shape.mlp, device=ids.device)
 
     def project(block: int, names: tuple[str, ...], x: Tensor) -> list[Tensor]:
         if names == ("down_proj",):
@@ -110,8 +110,8 @@ def order_model(weights: Mapping[str, Tensor], shape: ModelShape, importance: Im
         }
         neurons = value["down_proj"].argsort(descending=True)
         groups = value["o_proj"].view(shape.kv_heads, -1).sum(1).argsort(descending=True)
-        kv = (groups[:, None] * d + torch.arange(d)).flatten()
-        q = (groups[:, None] * d * per_kv + torch.arange(d * per_kv)).flatten()
+        kv = (groups[:, None] * d + torch.arange(d, device=groups.device)).flatten()
+        q = (groups[:, None] * d * per_kv + torch.arange(d * per_kv, device=groups.device)).flatten()
         for name, rows in {"gate_proj": neurons, "up_proj": neurons, "q_proj": q, "k_proj": kv, "v_proj": kv}.items():
             key = f"{modules[name]}.weight"
             out[key] = weights[key][rows].contiguous()

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from math import copysign, exp, log, sqrt
 from pathlib import Path
 from statistics import fmean, median
@@ -18,11 +19,11 @@ from hwfit.latency_models.memory import memory
 from hwfit.latency_models.whole import WholeModel
 from hwfit.progress import track
 from hwfit.search.budget import Budget
-from hwfit.search.discretise import Cost, Picked, Problem, most_likely, repair, with_precision
+from hwfit.search.discretise import WIDTHS, Cost, Picked, Problem, most_likely, repair, with_precision
 from hwfit.search.knapsack import best_by_damage, neighbours
 from hwfit.search.lagrangian import AugmentedLagrangian
 from hwfit.search.optimise import SearchSettings, StepLog, optimise_architecture, priced, train_shared
-from hwfit.search.relax import Architecture
+from hwfit.search.relax import PRECISIONS, Architecture
 from hwfit.search.sensitivity import Damage, measure_damage
 from hwfit.search.study import Study
 from hwfit.search.supernet import Supernet
@@ -31,6 +32,7 @@ from hwfit.space import Space
 from hwfit.subnet import LINEARS, Subnet
 from hwfit.workload import PHASES, Workload
 
+METRICS = (*PHASES, "memory")
 SHARED_SHARE = 0.3
 """Share of the original's decode latency around which the shared weights are trained."""
 WARM_STEPS = 300
@@ -47,6 +49,18 @@ is slower by up to a tenth some minutes later on a shared machine, and the ancho
 
 
 @dataclass(frozen=True)
+class Freedom:
+    """What a search may change: these widths, and precisions or not."""
+
+    widths: tuple[str, ...] = WIDTHS
+    precisions: bool = True
+
+
+FREE = Freedom()
+WIDTHS_ONLY = Freedom(precisions=False)
+
+
+@dataclass(frozen=True)
 class Found:
     """One searched subnet: the budget it is for, and how it was found."""
 
@@ -55,7 +69,7 @@ class Found:
     picked: Picked
     subnet: Subnet
     log: tuple[StepLog, ...]
-    precision_moves: bool = True
+    freedom: Freedom = FREE
 
 
 class Searcher:
@@ -92,14 +106,18 @@ class Searcher:
             progress,
         )
         self._losses: dict[Picked, float] = {}
-        self.damage: Damage = measure_damage(self.supernet, study.validation.take(slice(0, 4)), progress)
+        self._known: dict[tuple[str, ...], dict[Picked, Mapping[str, float]]] = defaultdict(dict)
+        self.damage: Damage = measure_damage(self.supernet, study.validation.take(slice(0, settings.judged)), progress)
 
     def cost(self, subnet: Subnet) -> dict[str, float]:
         """Predicted seconds of decode and prefill, bytes of memory."""
         return predicted_cost(self.latency, self.workload, subnet)
 
-    def _problem(self, limits: Mapping[str, float]) -> Problem:
-        return Problem(self.damage.table, self.study.space, self.order, self.cost, limits)
+    def problem(self, limits: Mapping[str, float], freedom: Freedom = FREE) -> Problem:
+        """To be best at under `limits`."""
+        cost = partial(predicted_cost, self.latency, self.workload, metrics=tuple(limits))
+        rules = (limits, freedom.widths, freedom.precisions, self._known[tuple(sorted(limits))])
+        return Problem(self.damage.table, self.study.space, self.order, cost, *rules)
 
     def train_supernet(self, key: str) -> None:
         """Shared weight steps, on architectures sampled around one in the middle of what will be asked for."""
@@ -134,7 +152,7 @@ class Searcher:
 
     def find(self, name: str, budget: Budget, key: str) -> Found:
         """Search one budget: warm start on the damage model, refine on the real loss, repair, keep the best."""
-        return self._find(name, budget, budget.as_dict(), Architecture(self.study.space), key)
+        return self.search(name, budget, budget.as_dict(), Architecture(self.study.space), key)
 
     def find_sequential(self, name: str, budget: Budget, key: str) -> Found:
         """The usual pipeline: search the architecture at full precision, then quantise it to one precision.
@@ -142,24 +160,35 @@ class Searcher:
         At full precision the budget is the one that leaves the original's share of its cost: its limits times full
         over quantised cost of the original architecture. The precision is the one with the lowest loss.
         """
+        return self.quantised(self.find_unquantised(name, budget, key), budget)
+
+    def find_unquantised(self, name: str, budget: Budget, key: str) -> Found:
+        """The first half of `find_sequential`: an architecture at full precision, with the budget it was given."""
         space = self.study.space
         full = max(range(len(space.precisions)), key=lambda i: space.precisions[i].weight_bits)
-        uniform = [i for i, p in enumerate(space.precisions) if not p.is_float and p.weight_bits >= 4]
-        costs = [self.cost(Subnet.whole(space.shape, space.precisions[i], space.embed)) for i in (full, *uniform)]
+        costs = [self.cost(Subnet.whole(space.shape, space.precisions[i], space.embed)) for i in (full, *self.uniform)]
         limits = {m: limit * costs[0][m] / min(c[m] for c in costs[1:]) for m, limit in budget.limits}
         architecture = Architecture(space)
-        architecture.freeze_precision(full)
-        return self._quantised(self._find(name, budget, limits, architecture, key, precision_moves=False), uniform)
+        architecture.freeze(PRECISIONS, full)
+        wide = Budget(tuple(limits.items()))
+        return self.search(name, wide, limits, architecture, key, WIDTHS_ONLY)
 
-    def _find(
+    @property
+    def uniform(self) -> list[int]:
+        """The precisions that a whole model is quantised to: integers of 4 bits or more, as indices of the space's."""
+        return [i for i, p in enumerate(self.study.space.precisions) if not p.is_float and p.weight_bits >= 4]
+
+    def search(
         self,
         name: str,
         budget: Budget,
         limits: dict[str, float],
         architecture: Architecture,
         key: str,
-        precision_moves: bool = True,
+        freedom: Freedom = FREE,
     ) -> Found:
+        """Steps from `architecture`, what is frozen there left alone, then the best of what they and the damage model
+        find within `limits`."""
         space = self.study.space
         self.warm_start(architecture, limits)
         first = architecture.mean().map(torch.Tensor.detach)
@@ -176,33 +205,38 @@ class Searcher:
                 advance,
             )
         starts = [most_likely(choices) for choices in (first, architecture.mean().map(torch.Tensor.detach))]
-        picked = self._refined(
-            self._best(starts, limits, precision_moves, self.settings.candidates), limits, precision_moves
-        )
+        picked = self._refined(self._best(starts, limits, freedom, self.settings.candidates), limits, freedom)
         subnet = picked.subnet(space, self.order)
-        return Found(name, budget, picked, subnet, tuple(log), precision_moves)
+        return Found(name, budget, picked, subnet, tuple(log), freedom)
 
-    def _best(self, starts: Sequence[Picked], limits: Mapping[str, float], precision_moves: bool, own: int) -> Picked:
+    def lowered(self, found: Found, share: float) -> Found:
+        """What a search that has found this much picks for `share` of the budget."""
+        budget = found.budget.scaled(share)
+        rules = budget.as_dict(), found.freedom
+        picked = self._refined(self._best([found.picked], *rules, self.settings.candidates), *rules)
+        return replace(found, budget=budget, picked=picked, subnet=picked.subnet(self.study.space, self.order))
+
+    def _best(self, starts: Sequence[Picked], limits: Mapping[str, float], freedom: Freedom, own: int) -> Picked:
         """The lowest validation loss among the repaired `starts` and up to `own` picks of the damage model.
 
         Those are its best over all precisions and at each single one, which a joint search contains.
         """
-        problem = self._problem(limits)
+        problem = self.problem(limits, freedom)
         # with one pick asked for, a single precision never has less damage than the best over all
         single = [[p] for p in range(len(problem.space.precisions))] if own > 1 else []
-        allowed = [None, *single] if precision_moves else [[starts[0].lm_head]]
+        allowed = [None, *single] if freedom.precisions else [[starts[0].lm_head]]
         ideal = [best_by_damage(problem, options) for options in allowed]
         picks = [*starts, *sorted((p for p in ideal if p), key=self.damage.of)[:own]]
-        repaired = [repair(p, problem, precision_moves) for p in picks]
+        repaired = [repair(p, problem) for p in picks]
         return min(dict.fromkeys(repaired), key=self.loss_of)
 
-    def _refined(self, picked: Picked, limits: Mapping[str, float], precision_moves: bool) -> Picked:
+    def _refined(self, picked: Picked, limits: Mapping[str, float], freedom: Freedom) -> Picked:
         """Walk to neighbouring widths, precisions solved anew for each, while the validation loss falls.
 
         Damages do not quite add up; this measures where they matter. At most `settings.trials` losses.
         """
-        problem = self._problem(limits)
-        allowed = None if precision_moves else [picked.lm_head]
+        problem = self.problem(limits, freedom)
+        allowed = None if freedom.precisions else [picked.lm_head]
         left, tried = self.settings.trials, {picked}
         while left > 0:
             near = neighbours(picked, problem, allowed)
@@ -220,44 +254,48 @@ class Searcher:
             self._losses[picked] = self.loss(picked.subnet(self.study.space, self.order))
         return self._losses[picked]
 
-    def _quantised(self, found: Found, precisions: Sequence[int]) -> Found:
-        """`found` at the one of `precisions` with the lowest loss; widths and depth give way until the budget holds."""
-        space, limits = self.study.space, found.budget.as_dict()
+    def quantised(self, found: Found, budget: Budget) -> Found:
+        """`found` at the `uniform` precision with the lowest loss; widths and depth give way until `budget` holds."""
+        space = self.study.space
         options = []
-        for index in precisions:
+        for index in self.uniform:
             start = with_precision(found.picked, index)
             try:
-                picked = repair(start, self._problem(limits), precision_moves=False)
+                picked = repair(start, self.problem(budget.as_dict(), WIDTHS_ONLY))
             except HwfitError:
                 continue
             options.append(picked)
         if not options:
-            raise HwfitError(f"no uniform precision meets {found.budget} by widths alone; allowed: a larger budget")
+            raise HwfitError(f"no uniform precision meets {budget} by widths alone; allowed: a larger budget")
         picked = min(options, key=self.loss_of)
-        return replace(found, picked=picked, subnet=picked.subnet(space, self.order))
+        return replace(found, budget=budget, picked=picked, subnet=picked.subnet(space, self.order))
 
     @torch.no_grad()
-    def loss(self, subnet: Subnet, sequences: int = 4) -> float:
+    def loss(self, subnet: Subnet) -> float:
         """Distillation loss of a subnet inside the supernet, on validation text."""
         hot = one_hot(self.study.space, subnet, self.order).map(lambda t: t.float())
-        rows = self.study.validation.take(slice(0, sequences))
+        rows = self.study.validation.take(slice(0, self.settings.judged))
         return float(distillation_loss(self.supernet(rows.ids, hot), rows))
 
     def aimed(self, found: Found, slower: Mapping[str, float]) -> Found:
         """Picked again for a device that takes `slower[metric]` times what is predicted, to use `AIM` of each limit."""
         limits = {m: AIM * limit / slower.get(m, 1.0) for m, limit in found.budget.limits}
         space = self.study.space
-        if found.precision_moves:
-            picked = self._best([found.picked], limits, True, own=1)
+        if found.freedom.precisions:
+            picked = self._best([found.picked], limits, found.freedom, own=1)
         else:
-            picked = repair(found.picked, self._problem(limits), precision_moves=False)
+            picked = repair(found.picked, self.problem(limits, found.freedom))
         return replace(found, picked=picked, subnet=picked.subnet(space, self.order))
 
 
-def predicted_cost(latency: WholeModel, workload: Workload, subnet: Subnet) -> dict[str, float]:
+def predicted_cost(
+    latency: WholeModel, workload: Workload, subnet: Subnet, metrics: Collection[str] = METRICS
+) -> dict[str, float]:
     """Predicted seconds of decode and prefill, bytes of memory."""
-    seconds = {p: latency.predict(subnet, workload.phase(p)).value for p in PHASES}
-    return {**seconds, "memory": float(memory(subnet, workload.context, workload.batch, latency.lookup.device))}
+    costs = {p: latency.predict(subnet, workload.phase(p)).value for p in PHASES if p in metrics}
+    if "memory" in metrics:
+        costs["memory"] = float(memory(subnet, workload.context, workload.batch, latency.lookup.device))
+    return costs
 
 
 def fastest(space: Space, order: tuple[int, ...], cost: Cost) -> dict[str, float]:

@@ -29,7 +29,7 @@ def best_by_damage(problem: Problem, allowed: Sequence[int] | None = None) -> Pi
     multiplier leaves unspent is at most one linear's step.
     """
     grid = _Grid.of(problem, allowed)
-    widths = list(product(*(range(len(grid.tables[axis])) for axis in WIDTHS)))
+    widths = list(product(*(range(len(grid.tables[axis]) if axis in problem.widths else 1) for axis in WIDTHS)))
     harm = [grid.width_harm(choice) for choice in widths]
     best: tuple[float, Picked] | None = None
     for i in np.argsort(harm, kind="stable"):
@@ -54,6 +54,8 @@ def neighbours(picked: Picked, problem: Problem, allowed: Sequence[int] | None =
     for step in steps:
         choice = tuple(int(c) for c in here + step)
         if any(not 0 <= c < len(grid.tables[axis]) for axis, c in zip(WIDTHS, choice, strict=True)):
+            continue
+        if any(c != was and axis not in problem.widths for axis, c, was in zip(WIDTHS, choice, here, strict=True)):
             continue
         if found := _precisions(grid.start(choice, problem.space), grid, problem):
             out.append((grid.width_harm(choice) + found[0], found[1]))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -10,6 +10,9 @@ from torch import Tensor, nn
 
 from hwfit.kernels.quantise import Grid, clipped_grid, fake_quantise, fake_quantise_activations
 from hwfit.precision import Precision
+
+Scheme = tuple[int, int | None] | None
+"""How activations are rounded: bits and group; None for not at all."""
 
 
 class MixedLinear(nn.Module):
@@ -27,22 +30,22 @@ class MixedLinear(nn.Module):
         self.precisions = tuple(precisions)
         self.grids: list[Grid | None] = [None if p.is_float else clipped_grid(weight, p, energy) for p in precisions]
         count = len(self.precisions)
-        self.down = nn.Parameter(torch.randn(count, rank, k, generator=generator) / k**0.5)  # A
-        self.up = nn.Parameter(torch.zeros(count, n, rank))  # B
+        drawn = torch.randn(count, rank, k, generator=generator) / k**0.5  # on the CPU: the same on every device
+        self.down = nn.Parameter(drawn.to(weight.device))  # A
+        self.up = nn.Parameter(torch.zeros(count, n, rank, device=weight.device))  # B
+        self.trained = False  # whether `up` may differ from 0
         self.bank = torch.empty(0)  # [precisions, n, k], the quantised copies
 
     @torch.no_grad()
     def refresh(self, dtype: torch.dtype) -> None:
         """Requantise every copy from the current low-rank pairs."""
-        self.bank = torch.empty(len(self.precisions), *self.weight.shape, dtype=dtype)
+        self.bank = torch.empty(len(self.precisions), *self.weight.shape, dtype=dtype, device=self.weight.device)
         for i, (p, grid) in enumerate(zip(self.precisions, self.grids, strict=True)):
-            dense = torch.addmm(self.weight, self.up[i], self.down[i]) if self.up[i].any() else self.weight
+            dense = torch.addmm(self.weight, self.up[i], self.down[i]) if self.trained else self.weight
             self.bank[i] = fake_quantise(dense, p, grid)
 
     def mixed(self, alpha: Tensor) -> Tensor:
         """The mixed weight `[n, k]` for precision probabilities `alpha[precisions]`."""
-        if not torch.is_grad_enabled() and float(alpha.max()) == 1:
-            return self.bank[int(alpha.argmax())]
         return _Mix.apply(alpha, self.down, self.up, self.bank)  # pyright: ignore[reportReturnType]
 
 
@@ -73,19 +76,21 @@ class ActivationMix:
     """Activations at every precision the kernels use, quantised once for all linears that share the input."""
 
     def __init__(self, precisions: Sequence[Precision]):
-        self.schemes = [None if p.is_float else (p.act_bits, p.group) for p in precisions]
+        self.schemes: list[Scheme] = [None if p.is_float else (p.act_bits, p.group) for p in precisions]
         self.example = {s: p for s, p in zip(self.schemes, precisions, strict=True) if s is not None}
 
-    def quantised(self, x: Tensor) -> dict[tuple[int, int | None], Tensor]:
-        """`scheme -> Q(x)` with a straight-through gradient."""
-        return {s: straight_through(x, fake_quantise_activations(x.detach(), p)) for s, p in self.example.items()}
+    def quantised(self, x: Tensor, scheme: Scheme) -> Tensor:
+        """Q(x) with a straight-through gradient."""
+        if scheme is None:
+            return x
+        return straight_through(x, fake_quantise_activations(x.detach(), self.example[scheme]))
 
-    def mixed(self, x: Tensor, quantised: dict[tuple[int, int | None], Tensor], alpha: Tensor) -> Tensor:
+    def mixed(self, x: Tensor, quantised: Mapping[Scheme, Tensor], alpha: Tensor) -> Tensor:
         """sum_s a_s Q_s(x), where a_s adds up the precisions that quantise activations the same way."""
-        share: dict[Any, Tensor] = {}
+        share: dict[Scheme, Tensor] = {}
         for scheme, a in zip(self.schemes, alpha, strict=True):
             share[scheme] = share[scheme] + a if scheme in share else a
-        terms = [a.to(x.dtype) * (x if s is None else quantised[s]) for s, a in share.items()]
+        terms = [a.to(x.dtype) * quantised[s] for s, a in share.items()]
         return torch.stack(terms).sum(0) if len(terms) > 1 else terms[0]
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -26,7 +27,7 @@ class SearchSettings:
     """Steps and rates. `concentration` is the Dirichlet's, growing from first to last over a budget's steps.
 
     `candidates` picks of the damage model compete with what the steps found, and the best of them walks to better
-    neighbours for up to `trials` measured losses.
+    neighbours for up to `trials` measured losses. A pick's loss is measured on `judged` validation sequences.
     """
 
     weight_steps: int = 8
@@ -42,6 +43,7 @@ class SearchSettings:
     checkpoint_every: int = 4
     candidates: int = 3
     trials: int = 6
+    judged: int = 4
     remeasure_rounds: int = 3
     seed: int = 0
 
@@ -88,7 +90,7 @@ def train_shared(
         choices = architecture.sample(settings.concentration[0], generator).map(Tensor.detach)
         rows = batch(train, settings.sequences, step, settings.seed)
         loss = distillation_loss(supernet(rows.ids, choices), rows)
-        refuse_nan(loss, f"weight step {step}", path)
+        value = finite(loss, f"weight step {step}", path)
         optimizer.zero_grad()
         loss.backward()
         nn.utils.clip_grad_norm_(pairs, 1.0)
@@ -97,7 +99,7 @@ def train_shared(
         if (step + 1) % settings.checkpoint_every == 0 or step + 1 == settings.weight_steps:
             tensors = dict(supernet.named_parameters()) | checkpoint.optimizer_tensors(optimizer, "adam")
             checkpoint.save(path, tensors, {"key": key, "step": step + 1})
-        advance(note=f"loss {float(loss.detach()):.3f}")
+        advance(note=f"loss {value:.3f}")
     for p in pairs:
         p.requires_grad_(False)
 
@@ -136,16 +138,16 @@ def optimise_architecture(
         generator = torch.Generator().manual_seed(settings.seed * 104_729 + step)
         rows = batch(validation, settings.sequences, step, settings.seed + 1)
         loss = distillation_loss(supernet(rows.ids, architecture.sample(concentration, generator)), rows)
-        refuse_nan(loss, f"architecture step {step}", path)
+        value = finite(loss, f"architecture step {step}", path)
         expected = priced(costs, architecture.mean(), constraint.limits)
         optimizer.zero_grad()
-        (loss + constraint.penalty(expected)).backward()
+        (loss + constraint.penalty(expected).to(loss.device)).backward()
         optimizer.step()
         constraint.update({name: c.detach() for name, c in expected.items()})
         architecture.drop_branches(settings.drop_below)
         entropy = architecture.entropy()
         seen = {name: float(c.detach()) for name, c in expected.items()}
-        log.append(StepLog(step, float(loss.detach()), seen, entropy, dict(constraint.multipliers)))
+        log.append(StepLog(step, value, seen, entropy, dict(constraint.multipliers)))
         done = entropy < settings.stop_entropy or step + 1 == settings.steps
         if done or (step + 1) % settings.checkpoint_every == 0:
             tensors = dict(architecture.state_dict()) | checkpoint.optimizer_tensors(optimizer, "adam")
@@ -163,8 +165,9 @@ def priced(costs: Costs, choices: Choices, names: Mapping[str, float]) -> dict[s
     return {name: costs[name](choices) for name in names}
 
 
-def refuse_nan(loss: Tensor, where: str, path: Path) -> None:
-    if not torch.isfinite(loss):
-        raise HwfitError(
-            f"loss is {float(loss.detach())} at {where}; the last good state is kept in {path}; lower the learning rate"
-        )
+def finite(loss: Tensor, where: str, path: Path) -> float:
+    """The loss as a number: the one wait for a GPU in a step. Raises `HwfitError` if it is none."""
+    value = float(loss.detach())
+    if not math.isfinite(value):
+        raise HwfitError(f"loss is {value} at {where}; the last good state is kept in {path}; lower the learning rate")
+    return value

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 
 import torch
 from torch import Tensor, nn
@@ -11,11 +12,16 @@ from hwfit.latency_models.differentiable import Choices
 from hwfit.space import Space
 from hwfit.subnet import LINEARS
 
+PRECISIONS = ("precision", "lm_head")
 AXES = ("hidden", "heads", "head_size", "mlp", "depth", "precision", "lm_head")
 
 
 class Architecture(nn.Module):
-    """One logit vector per choice. `mean()` is what the budget is priced on, `sample()` what the loss sees."""
+    """One logit vector per choice. `mean()` is what the budget is priced on, `sample()` what the loss sees.
+
+    Stays on the CPU with its prices: a few thousand numbers, which a GPU would only wait for. The supernet moves what
+    it is given to its own device.
+    """
 
     def __init__(self, space: Space):
         super().__init__()
@@ -59,9 +65,9 @@ class Architecture(nn.Module):
         return -torch.stack([(q * q.clamp_min(1e-12).log()).sum() for q in p]).sum()
 
     @torch.no_grad()
-    def freeze_precision(self, index: int) -> None:
-        """Decide every linear's precision (for architecture-first baselines)."""
-        for axis in ("precision", "lm_head"):
+    def freeze(self, axes: Iterable[str], index: int) -> None:
+        """Decide the choice on every one of `axes` (for baselines that do not search all)."""
+        for axis in axes:
             self.logits[axis].fill_(-1e4)
             self.logits[axis][..., index] = 0.0
             self.logits[axis].requires_grad_(False)

@@ -126,10 +126,9 @@ def distil_all(
                 bundle = student.bundle()
                 checkpoint.unlink(missing_ok=True)
             else:
-                shape = ModelShape.from_config(study.config)
-                bundle = quantise_bundle(
-                    study.ordered.weights, shape, study.config, choice.subnet, study.ordered.energy
-                )
+                shape, o = ModelShape.from_config(study.config), study.ordered
+                weights, energy = ({n: t.cpu() for n, t in of.items()} for of in (o.weights, o.energy))
+                bundle = quantise_bundle(weights, shape, study.config, choice.subnet, energy)
                 advance(settings.steps)
             save_bundle(bundle, target)
             write_text(mark, json.dumps({"key": key, "losses": losses}))

@@ -21,7 +21,10 @@ from hwfit.subnet import LINEARS
 
 @dataclass(frozen=True)
 class Damage:
-    """Distillation loss (nats a token) each choice adds on its own, shaped like `Choices`; 0 for the original's."""
+    """Distillation loss (nats a token) each choice adds on its own, shaped like `Choices`; 0 for the original's.
+
+    Always on the CPU, as all that is as small as an architecture.
+    """
 
     table: Choices
     block_rank: Tensor  # [blocks] rank of each block, 0 = most important
@@ -109,11 +112,12 @@ def fisher_shares(
         logits = supernet(targets.ids, _at_precision(full(supernet), _float_index(supernet)), watch=watch)
         generator = torch.Generator().manual_seed(0)
         n, seq, top = targets.index.shape
-        drawn = torch.multinomial(targets.logprob.float().exp().view(-1, top), 1, generator=generator).view(n, seq, 1)
+        likely = targets.logprob.float().exp().view(-1, top).cpu()  # drawn there, so that every device draws the same
+        drawn = torch.multinomial(likely, 1, generator=generator).view(n, seq, 1).to(targets.index.device)
         labels = targets.index.gather(-1, drawn).flatten()
         F.cross_entropy(logits.float().flatten(0, 1), labels, reduction="sum").backward()
-    precision = torch.zeros(space.shape.blocks, len(LINEARS), len(space.precisions))
-    lm_head = torch.zeros(len(space.precisions))
+    precision = torch.zeros(space.shape.blocks, len(LINEARS), len(space.precisions), device=logits.device)
+    lm_head = torch.zeros(len(space.precisions), device=logits.device)
     for (block, name), (x, y) in seen.items():
         assert y.grad is not None
         linear = supernet.linear(block, name)
@@ -127,7 +131,7 @@ def fisher_shares(
             else:
                 precision[block, LINEARS.index(name), p] = share
         advance(len(space.precisions) / len(seen))
-    return precision, lm_head
+    return precision.cpu(), lm_head.cpu()
 
 
 def _at_precision(choices: Choices, p: int) -> Choices:

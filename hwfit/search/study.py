@@ -9,13 +9,18 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
-from hwfit.errors import HwfitError
+from hwfit.errors import HwfitError, nearest, raise_all
+from hwfit.kernels.cuda_env import torch_problems
 from hwfit.models.llama import load_config, load_shape, load_tokenizer, load_weights
 from hwfit.models.text import pack_tokens, train_texts
+from hwfit.search.forward import CPU
 from hwfit.search.importance import Ordered, measure_importance, order_model
 from hwfit.search.teacher import Targets, make_targets
 from hwfit.space import Space
+
+TRAIN_ON = ("cpu", "cuda")
 
 
 @dataclass(frozen=True)
@@ -31,7 +36,7 @@ class StudySettings:
 
 @dataclass(frozen=True)
 class Study:
-    """`train` and `validation` are disjoint and both come from train splits."""
+    """`train` and `validation` are disjoint and both come from train splits. All tensors live on `device`."""
 
     model: Path
     config: dict[str, Any]
@@ -40,18 +45,22 @@ class Study:
     train: Targets
     validation: Targets
     dtype: torch.dtype
+    device: torch.device = CPU
 
 
 def prepare(
-    model: Path, settings: StudySettings, cache_dir: Path, text: Path | None = None, progress: bool = True
+    model: Path,
+    settings: StudySettings,
+    cache_dir: Path,
+    text: Path | None = None,
+    progress: bool = True,
+    device: torch.device = CPU,
 ) -> Study:
-    """Read the model, order it by importance, and collect the original's answers (kept under `cache_dir`).
+    """Read the model, order it by importance, and collect the original's answers (kept under `cache_dir`), on `device`.
 
     `text` is a file of the user's own training documents; by default the train splits of the offline pack.
     Raises `HwfitError` if there are too few documents.
     """
-    config, shape = load_config(model), load_shape(model)
-    weights = load_weights(model)
     rows = settings.train + settings.validation
     texts = train_texts(text, seed=settings.seed, progress=progress)
     ids = pack_tokens(texts, load_tokenizer(model), rows * settings.seq, settings.seq)
@@ -60,9 +69,24 @@ def prepare(
             f"training text holds {len(ids)} sequences of {settings.seq} tokens, the search needs {rows}; "
             "give more documents, or fewer and shorter sequences"
         )
+    return study_of(model, ids, settings, cache_dir, progress, device)
+
+
+def study_of(
+    model: Path,
+    ids: Tensor,
+    settings: StudySettings,
+    cache_dir: Path,
+    progress: bool = True,
+    device: torch.device = CPU,
+) -> Study:
+    """`prepare` for token ids `[train + validation, seq]` that are there already; no tokenizer is needed."""
+    config, shape = load_config(model), load_shape(model)
+    weights = {name: w.to(device) for name, w in load_weights(model).items()}
+    ids, rows = ids.to(device), settings.train + settings.validation
     importance = measure_importance(weights, config, ids[: settings.calibration], progress)
     ordered = order_model(weights, shape, importance)
-    dtype = fast_dtype()
+    dtype = fast_dtype(device)
     targets = make_targets(ordered.weights, config, ids, dtype=dtype, cache=cache_dir, progress=progress)
     space = Space.default(shape)
     return Study(
@@ -73,12 +97,24 @@ def prepare(
         targets.take(slice(0, settings.train)),
         targets.take(slice(settings.train, rows)),
         dtype,
+        device,
     )
 
 
+def training_device(name: str | None) -> torch.device:
+    """`cpu` or `cuda`; None is a GPU where there is one. Raises `HwfitError` if it is not to be had."""
+    name = name or ("cuda" if torch.cuda.is_available() else "cpu")
+    if name not in TRAIN_ON:
+        raise HwfitError(f"--train-on '{name}' is unknown; {nearest(name, TRAIN_ON)}")
+    raise_all(torch_problems("--train-on") if name == "cuda" else [])
+    return torch.device(name)
+
+
 @cache
-def fast_dtype() -> torch.dtype:
-    """bf16 where this machine multiplies it at least 1.5 times as fast as fp32, else fp32."""
+def fast_dtype(device: torch.device = CPU) -> torch.dtype:
+    """bf16 on a GPU and where this processor multiplies it at least 1.5 times as fast as fp32, else fp32."""
+    if device.type != "cpu":
+        return torch.bfloat16
     seconds = {}
     for dtype in (torch.float32, torch.bfloat16):
         a, b = torch.randn(256, 576).to(dtype), torch.randn(1536, 576).to(dtype)

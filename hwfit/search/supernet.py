@@ -26,7 +26,8 @@ class Supernet(nn.Module):
 
     `weights` are in importance order (see `importance.order_model`), so every subnet is a prefix;
     `block_order` lists block indices, most important first; `energy` maps module names to the mean square of
-    each input channel and weights the quantisers' clip search.
+    each input channel and weights the quantisers' clip search. Everything lives where `weights` do; `choices` may come
+    from the CPU, where reading them does not wait for a GPU.
     """
 
     def __init__(
@@ -42,6 +43,7 @@ class Supernet(nn.Module):
     ):
         super().__init__()
         self.space, self.dtype = space, dtype
+        self.device = weights["model.embed_tokens.weight"].device
         self.rank_of = {block: rank for rank, block in enumerate(block_order)}
         s = space.shape
         self.attention = Attention.of(s.heads, s.kv_heads, s.head_size, config)
@@ -67,7 +69,9 @@ class Supernet(nn.Module):
     def refresh(self) -> None:
         """Requantise after a weight step."""
         for block, name in self.names:
-            self.linear(block, name).refresh(self.dtype)
+            linear = self.linear(block, name)
+            linear.trained = True
+            linear.refresh(self.dtype)
 
     def linear(self, block: int, name: str) -> MixedLinear:
         linear = self.linears[_key(block, name)]
@@ -81,18 +85,29 @@ class Supernet(nn.Module):
         """
         c = choices
         masks = soft_masks(self.space, c.hidden, c.heads, c.head_size, c.mlp)
-        masks = Masks(*(getattr(masks, w).to(self.dtype) for w in ("hidden", "q", "kv", "mlp")))
+        masks = Masks(*(getattr(masks, w).to(self.device, self.dtype) for w in ("hidden", "q", "kv", "mlp")))
         gates = keep_gates(c.depth, self.space.depth, self.space.shape.blocks)
-        kept = [b for b in range(self.space.shape.blocks) if float(gates[self.rank_of[b]].detach()) > 0]
+        open_gates = gates.tolist()
+        kept = [b for b in range(self.space.shape.blocks) if open_gates[self.rank_of[b]] > 0]
+        scales = gates.to(self.device, self.dtype)
+        certain = _certain(c)
+        alphas = {name: c.precision[:, i].to(self.device) for i, name in enumerate(LINEARS)}
+        alphas["lm_head"] = c.lm_head[None].to(self.device)
 
         def project(block: int, names: tuple[str, ...], x: Tensor) -> list[Tensor]:
             inner = getattr(masks, LINEAR_WIDTHS[names[0]][1])
             x = x * inner
-            quantised = self.activations.quantised(x)
+            chosen = {name: certain[block, name] for name in names} if certain else {}
+            schemes = {self.activations.schemes[i] for i in chosen.values()} or set(self.activations.schemes)
+            quantised = {scheme: self.activations.quantised(x, scheme) for scheme in schemes}
             out = []
             for name in names:
-                alpha = c.lm_head if name == "lm_head" else c.precision[block, LINEARS.index(name)]
-                y = F.linear(self.activations.mixed(x, quantised, alpha), self.linear(block, name).mixed(alpha))
+                linear = self.linear(block, name)
+                if name in chosen:
+                    y = F.linear(quantised[self.activations.schemes[chosen[name]]], linear.bank[chosen[name]])
+                else:
+                    alpha = alphas[name][block]
+                    y = F.linear(self.activations.mixed(x, quantised, alpha), linear.mixed(alpha))
                 if watch:
                     watch(block, name, x, y)
                 outer = getattr(masks, LINEAR_WIDTHS[name][0])
@@ -103,12 +118,21 @@ class Supernet(nn.Module):
             return rms_norm(x, self.gains[f"model.layers.{block}.{name}.weight"] * masks.hidden, self.eps)
 
         def gate(block: int) -> Tensor:
-            return gates[self.rank_of[block]].to(self.dtype)
+            return scales[self.rank_of[block]]
 
         x = F.embedding(ids, self.embed) * masks.hidden
         x = decoder(x, kept, self.attention, project, norm, gate)
         x = rms_norm(x, self.gains["model.norm.weight"] * masks.hidden, self.eps)
         return project(-1, ("lm_head",), x)[0]
+
+
+def _certain(choices: Choices) -> dict[tuple[int, str], int] | None:
+    """The chosen precision of every linear where each is certain and no gradient is asked for, else None."""
+    if torch.is_grad_enabled() or not bool((choices.precision.amax(-1) == 1).all() & (choices.lm_head.amax() == 1)):
+        return None
+    rows = choices.precision.argmax(-1).tolist()
+    chosen = {(b, name): i for b, row in enumerate(rows) for name, i in zip(LINEARS, row, strict=True)}
+    return chosen | {(-1, "lm_head"): int(choices.lm_head.argmax())}
 
 
 def _key(block: int, name: str) -> str:

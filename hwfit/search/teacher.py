@@ -31,6 +31,7 @@ class Targets:
         return len(self.ids)
 
     def take(self, rows: Tensor | slice) -> Targets:
+        rows = rows if isinstance(rows, slice) else rows.to(self.ids.device)
         return Targets(self.ids[rows], self.index[rows], self.logprob[rows])
 
 
@@ -44,11 +45,14 @@ def make_targets(
     cache: Path | None = None,
     progress: bool = True,
 ) -> Targets:
-    """Run the original over `ids[n, seq]`; with `cache`, finished sequences survive a kill and are not run again."""
+    """Run the original over `ids[n, seq]` on the device that holds both.
+
+    With `cache`, finished sequences survive a kill and are not run again.
+    """
     shape = ModelShape.from_config(config)
     attention = Attention.of(shape.heads, shape.kv_heads, shape.head_size, config)
     cast = {name: w.to(dtype) for name, w in weights.items()}
-    digest = hashlib.sha256(ids.numpy().tobytes() + str((top, dtype)).encode()).hexdigest()[:16]
+    digest = hashlib.sha256(ids.cpu().numpy().tobytes() + str((top, dtype)).encode()).hexdigest()[:16]
     chunk = 8
     parts = []
     with track(len(ids), "Original model's answers", progress) as advance:
@@ -56,15 +60,15 @@ def make_targets(
             rows = ids[start : start + chunk]
             path = cache / f"teacher-{digest}-{start}.safetensors" if cache else None
             if path and path.exists():
-                part = safetensors.torch.load_file(path)
+                part = safetensors.torch.load_file(path, str(ids.device))
             else:
                 hidden = plain_forward(rows, cast, attention, shape.blocks, float(config["rms_norm_eps"]))
                 logits = F.linear(hidden, cast["lm_head.weight"]).float()
-                logprob, index = logits.log_softmax(-1).topk(top, -1)
+                logprob, index = logits.log_softmax(-1).topk(min(top, shape.vocab), -1)
                 part = {"index": index.int(), "logprob": logprob.contiguous()}
                 if path:
                     with replacing(path) as temporary:
-                        safetensors.torch.save_file(part, temporary)
+                        safetensors.torch.save_file({n: t.cpu() for n, t in part.items()}, temporary)
             parts.append(part)
             advance(len(rows))
     return Targets(ids, torch.cat([p["index"] for p in parts]).long(), torch.cat([p["logprob"] for p in parts]))

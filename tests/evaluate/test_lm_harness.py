@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pytest
+import torch
 from lm_eval.api.instance import Instance
 from lm_eval.evaluator import simple_evaluate
 from lm_eval.models.huggingface import HFLM
@@ -16,7 +17,11 @@ from scored_model import Uniform, random_llama, tokenizer
 
 from hwfit.errors import HwfitError
 from hwfit.evaluate import tasks as task_files
+from hwfit.evaluate.batched import outcomes, row_losses
 from hwfit.evaluate.lm_harness import OnnxLM, accuracy
+from hwfit.evaluate.perplexity import perplexity
+from hwfit.evaluate.prepare import prepare_requests
+from hwfit.evaluate.requests import load_requests, save_requests
 from hwfit.evaluate.score import Score, mean_accuracy
 from hwfit.evaluate.scorer import TorchScorer
 from hwfit.evaluate.tasks import TASKS, Task, task_folder
@@ -34,6 +39,11 @@ def documents(task: str, count: int) -> list[dict]:
         "piqa": lambda i: {"goal": text(), "sol1": text(), "sol2": text(), "label": int(i % 2)},
         "arc_easy": lambda i: {
             "question": text(),
+            "choices": {"text": [text() for _ in range(4)], "label": list("ABCD")},
+            "answerKey": "ABCD"[i % 4],
+        },
+        "openbookqa": lambda i: {
+            "question_stem": text(),
             "choices": {"text": [text() for _ in range(4)], "label": list("ABCD")},
             "answerKey": "ABCD"[i % 4],
         },
@@ -73,14 +83,26 @@ def stock(model, folder: Path, names: list[str], limit: int) -> dict[str, list[d
     return results
 
 
+def test_prepared_questions_scored_in_batches_have_the_same_outcomes(pack: None, tmp_path: Path) -> None:
+    model = random_llama()
+    scores = accuracy(TorchScorer(model), tokenizer(), tuple(TASKS), docs_per_task=12, progress=False)
+    save_requests(tmp_path / "r.safetensors", prepare_requests(tokenizer(), tuple(TASKS), 12, progress=False))
+    got = outcomes(lambda ids: model(ids).logits, load_requests(tmp_path / "r.safetensors"), torch.device("cpu"))
+    assert got == {name: score.per_document for name, score in scores.items()}
+    rows = torch.randint(3, 200, (5, 9), generator=torch.Generator().manual_seed(0))
+    losses = row_losses(lambda ids: model(ids).logits, rows, torch.device("cpu"))
+    assert np.exp(np.mean(losses)) == pytest.approx(perplexity(TorchScorer(model), rows, progress=False).value)
+
+
 def test_accuracy_equals_stock_lm_eval(pack: None, capsys: pytest.CaptureFixture[str]) -> None:
     model = random_llama()
-    scores = accuracy(TorchScorer(model), tokenizer(), docs_per_task=12, progress=False)
+    scores = accuracy(TorchScorer(model), tokenizer(), tuple(TASKS), docs_per_task=12, progress=False)
     assert "it/s" not in capsys.readouterr().err
     reference = stock(model, task_folder(tuple(TASKS), progress=False), list(TASKS), 12)
     assert {name: score.metric for name, score in scores.items()} == {
         "piqa": "acc",
         "arc_easy": "acc",
+        "openbookqa": "acc_norm",
         "hellaswag": "acc_norm",
     }
     for name, score in scores.items():

@@ -1,0 +1,140 @@
+"""Measure: which rung of each ladder holds its budget on this processor, cell by cell, the methods in turns."""
+
+from __future__ import annotations
+
+import json
+from argparse import ArgumentParser, Namespace
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from benchmarks.joint_vs_sequential.plan import Folder, Job, digest, read_json, subnet_of
+from hwfit.errors import HwfitError
+from hwfit.files import write_text
+from hwfit.models.llama import load_config, load_shape
+from hwfit.space import Space
+from hwfit.subnet import Subnet
+
+REFERENCES = "references"
+"""The cell of what is not searched: the original and whole models at one precision."""
+ORIGINAL = "original"
+
+
+@dataclass(frozen=True)
+class Rung:
+    """One subnet of a ladder; `predicted` seconds of the phase its budget is on."""
+
+    share: float
+    subnet: Subnet
+    predicted: float
+    loss: float
+
+
+def arguments(parser: ArgumentParser) -> None:
+    parser.add_argument("--seconds", type=float, default=3.0, help="seconds a model and round")
+    parser.add_argument("--rounds", type=int, default=4, help="rounds a cell at most")
+    parser.add_argument("--tolerance", type=float, default=0.01, help="how far above its budget one may be measured")
+
+
+def run(folder: Folder, options: Namespace) -> int:
+    """Returns how many cells are left: none."""
+    from hwfit.profiler.device import fingerprint  # only here: the other stages run where nothing is timed
+    from hwfit.profiler.subnets import time_subnets
+
+    plan, config = folder.plan(), load_config(folder.config)
+    if (here := fingerprint("cpu").key) != plan.device:
+        raise HwfitError(f"budgets are for {plan.device} and this is {here}; measure there, or prepare again here")
+
+    def measured(subnets: Mapping[str, Subnet]) -> dict[str, dict[str, Any]]:
+        times = time_subnets(subnets, config, plan.workload, folder.tables, "cpu", options.seconds)
+        return {
+            name: {phase: {"p10": t.p10, "low": t.low, "high": t.high} for phase, t in by_phase.items()}
+            for name, by_phase in times.items()
+        }
+
+    if not folder.measured(REFERENCES).exists():
+        subnets = references(folder)
+        times = measured(subnets)
+        rows = {n: {"subnet": json.loads(s.to_json()), "measured": times[n]} for n, s in subnets.items()}
+        write_text(folder.measured(REFERENCES), json.dumps(rows))
+    for cell in dict.fromkeys(job.cell for job in plan.jobs()):
+        jobs = [job for job in plan.jobs() if job.cell == cell and folder.found(job.name).exists()]
+        if jobs and not folder.measured(cell).exists():
+            print(f"{cell}: {len(jobs)} searches")
+            write_text(folder.measured(cell), json.dumps(_cell(folder, jobs, measured, options)))
+    return 0
+
+
+def _cell(folder: Folder, jobs: list[Job], measured: Any, options: Namespace) -> dict[str, Any]:
+    """Every job's largest rung that holds the budget; all rungs in hand are timed in turns, in every round."""
+    ladders = {job.name: ladder(folder, job) for job in jobs}
+    limit = folder.plan().budget(jobs[0]).as_dict()[jobs[0].phase]
+    at = {name: 0 for name, rungs in ladders.items() if rungs}
+    times: dict[str, dict[str, Any]] = {}
+    for i in range(options.rounds):
+        times = measured({name: ladders[name][rung].subnet for name, rung in at.items()})
+        lower = {
+            name: _next(ladders[name], at[name], times[name][jobs[0].phase]["p10"], limit * (1 + options.tolerance))
+            for name in at
+        }
+        if lower == at or i + 1 == options.rounds:
+            break
+        at = lower
+    out: dict[str, Any] = {
+        name: read_json(folder.found(name), "search").get("infeasible", "") for name, r in ladders.items() if not r
+    }
+    out = {name: {"infeasible": reason} for name, reason in out.items()}
+    for name, rung in at.items():
+        chosen, seconds = ladders[name][rung], times[name][jobs[0].phase]["p10"]
+        out[name] = {
+            "share": chosen.share,
+            "subnet": json.loads(chosen.subnet.to_json()),
+            "predicted": chosen.predicted,
+            "loss": chosen.loss,
+            "measured": times[name],
+            "held": seconds <= limit * (1 + options.tolerance),
+        }
+    return out
+
+
+def _next(rungs: list[Rung], at: int, seconds: float, limit: float) -> int:
+    """The same rung if it holds, else the largest that would at the same disagreement with its prediction."""
+    if seconds <= limit:
+        return at
+    slower = seconds / rungs[at].predicted
+    fitting = [i for i in range(at + 1, len(rungs)) if rungs[i].predicted * slower <= limit]
+    return fitting[0] if fitting else len(rungs) - 1
+
+
+def ladder(folder: Folder, job: Job) -> list[Rung]:
+    """Largest share first."""
+    rungs = read_json(folder.found(job.name), "search")["rungs"]
+    return [Rung(r["share"], subnet_of(r["subnet"]), r["predicted"][job.phase], r["loss"]) for r in rungs]
+
+
+def references(folder: Folder) -> dict[str, Subnet]:
+    """The original, and the whole model at each precision that the budgets refer to."""
+    shape = load_shape(folder.config)
+    embed = Space.default(shape).embed
+    uniform = dict.fromkeys(folder.plan().uniform.values())
+    return {ORIGINAL: Subnet.whole(shape), **{f"uniform {p}": Subnet.whole(shape, p, embed) for p in uniform}}
+
+
+def quality_name(subnet: Subnet, seed: int) -> str:
+    """The file of a distilled subnet; what several methods found alike is distilled once."""
+    return f"{digest(subnet)}.s{seed}"
+
+
+def chosen_subnets(folder: Folder, unmeasured: float | None = None) -> dict[str, Subnet]:
+    """`quality_name -> subnet` of all that is to be distilled: what `measure` chose, or the rung `unmeasured`."""
+    plan = folder.plan()
+    out = {quality_name(subnet, 0): subnet for subnet in references(folder).values()}
+    for job in plan.jobs():
+        if unmeasured is not None:
+            rungs = ladder(folder, job) if folder.found(job.name).exists() else []
+            subnets = [r.subnet for r in rungs if r.share <= unmeasured][:1]
+        else:
+            row = read_json(folder.measured(job.cell), "measure").get(job.name, {})
+            subnets = [subnet_of(row["subnet"])] if "subnet" in row else []
+        out |= {quality_name(s, job.seed): s for s in subnets}
+    return out
