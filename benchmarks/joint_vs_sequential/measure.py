@@ -32,6 +32,7 @@ class Rung:
 
 def arguments(parser: ArgumentParser) -> None:
     parser.add_argument("--seconds", type=float, default=3.0, help="seconds a model and round")
+    parser.add_argument("--rung", type=float, metavar="SHARE", help="only this rung: what `distil --unmeasured` took")
     parser.add_argument("--rounds", type=int, default=4, help="rounds a cell at most")
     parser.add_argument("--tolerance", type=float, default=0.01, help="how far above its budget one may be measured")
 
@@ -67,7 +68,7 @@ def run(folder: Folder, options: Namespace) -> int:
 
 def _cell(folder: Folder, jobs: list[Job], measured: Any, options: Namespace) -> dict[str, Any]:
     """Every job's largest rung that holds the budget; all rungs in hand are timed in turns, in every round."""
-    ladders = {job.name: ladder(folder, job) for job in jobs}
+    ladders = {job.name: ladder(folder, job, options.rung) for job in jobs}
     limit = folder.plan().budget(jobs[0]).as_dict()[jobs[0].phase]
     at = {name: 0 for name, rungs in ladders.items() if rungs}
     times: dict[str, dict[str, Any]] = {}
@@ -106,10 +107,11 @@ def _next(rungs: list[Rung], at: int, seconds: float, limit: float) -> int:
     return fitting[0] if fitting else len(rungs) - 1
 
 
-def ladder(folder: Folder, job: Job) -> list[Rung]:
-    """Largest share first."""
-    rungs = read_json(folder.found(job.name), "search")["rungs"]
-    return [Rung(r["share"], subnet_of(r["subnet"]), r["predicted"][job.phase], r["loss"]) for r in rungs]
+def ladder(folder: Folder, job: Job, only: float | None = None) -> list[Rung]:
+    """Largest share first; with `only`, the largest rung of at most that share and no other."""
+    found = read_json(folder.found(job.name), "search")["rungs"]
+    rungs = [Rung(r["share"], subnet_of(r["subnet"]), r["predicted"][job.phase], r["loss"]) for r in found]
+    return rungs if only is None else [r for r in rungs if r.share <= only][:1]
 
 
 def references(folder: Folder) -> dict[str, Subnet]:
@@ -131,8 +133,8 @@ def chosen_subnets(folder: Folder, unmeasured: float | None = None) -> dict[str,
     out = {quality_name(subnet, 0): subnet for subnet in references(folder).values()}
     for job in plan.jobs():
         if unmeasured is not None:
-            rungs = ladder(folder, job) if folder.found(job.name).exists() else []
-            subnets = [r.subnet for r in rungs if r.share <= unmeasured][:1]
+            rungs = ladder(folder, job, unmeasured) if folder.found(job.name).exists() else []
+            subnets = [r.subnet for r in rungs]
         else:
             row = read_json(folder.measured(job.cell), "measure").get(job.name, {})
             subnets = [subnet_of(row["subnet"])] if "subnet" in row else []
