@@ -93,7 +93,8 @@ def _distil(given: Options, names: Iterator[str]) -> None:
             settings = DistilSettings(**{**asdict(given.settings), "seed": seed})
             losses = distil(student, study.train, settings)
         trained = time.monotonic()
-        student.dtype = torch.float32  # as the deployed kernels' accumulators; bf16 logits would blur the judgement
+        torch.set_float32_matmul_precision("high")  # tf32 on a GPU; bf16 logits would blur the judgement
+        student.freeze(torch.float32)
         out = {
             "subnet": json.loads(subnet.to_json()),
             "tokens": len(losses) * given.settings.sequences * tokens.shape[1],
@@ -105,6 +106,7 @@ def _distil(given: Options, names: Iterator[str]) -> None:
             "settings": asdict(given.settings),
             "device": str(given.device),
         }
+        torch.set_float32_matmul_precision("highest")
         write_text(given.folder.quality(name), json.dumps(out))
         del student
         if given.device.type == "cuda":

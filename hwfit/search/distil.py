@@ -98,6 +98,16 @@ class Student(nn.Module):
         )
         self.attention = Attention.of(subnet.heads, subnet.kv_heads, subnet.head_size, self.config)
         self.eps = float(self.config["rms_norm_eps"])
+        self._rounded: dict[str, Tensor] = {}
+
+    @torch.no_grad()
+    def freeze(self, dtype: torch.dtype) -> None:
+        """Round the weights once and for all, for a student that is judged and trains no more; compute in `dtype`."""
+        self.dtype = dtype
+        self._rounded = {
+            module: fake_quantise(self.weight(f"{module}.weight"), p, self.grids[module]).to(dtype)
+            for module, p in self.precision.items()
+        }
 
     def weight(self, name: str) -> Tensor:
         return self.trained[name.replace(".", "/")]
@@ -113,7 +123,9 @@ class Student(nn.Module):
                 key = None if p.is_float else (p.act_bits, p.group)
                 if key not in rounded:
                     rounded[key] = x if key is None else straight_through(x, fake_quantise_activations(x.detach(), p))
-                weight = _QuantisedWeight.apply(self.weight(f"{module}.weight"), p, self.grids[module], self.dtype)
+                weight = self._rounded.get(module)
+                if weight is None:
+                    weight = _QuantisedWeight.apply(self.weight(f"{module}.weight"), p, self.grids[module], self.dtype)
                 out.append(F.linear(rounded[key], weight))  # pyright: ignore[reportArgumentType]
             return out
 
