@@ -88,13 +88,20 @@ def doctor(
 
 @app.command()
 def predict(
-    target: Annotated[str, typer.Argument(help="Model, subnet.json, or a folder with one", metavar="MODEL|SUBNET")],
+    target: Annotated[
+        str | None,
+        typer.Argument(help="Model, subnet.json, or a folder with one; or give --config", metavar="MODEL|SUBNET"),
+    ] = None,
     device: Device = "cpu",
     tables: Tables = None,
     json: Annotated[bool, typer.Option("--json", help="Print one JSON object instead of a table")] = False,
+    config: Annotated[Path | None, typer.Option(help="A config.json in place of MODEL; no weights needed")] = None,
+    batch: Annotated[int, typer.Option(help="Sequences at a time")] = 1,
+    prompt: Annotated[int, typer.Option(help="Tokens of a prompt")] = 128,
+    context: Annotated[int, typer.Option(help="Tokens that decode attends to")] = 128,
 ) -> None:
-    """Predict latency and memory of a subnet, or of MODEL at every precision."""
-    _commands().predict(target, device, tables, json)
+    """Predict latency, memory and energy of a subnet, or of MODEL at every precision."""
+    _commands().predict(target, device, tables, json, config, batch, prompt, context)
 
 
 @app.command()

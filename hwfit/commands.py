@@ -23,14 +23,15 @@ from hwfit.latency_models.active import most_telling
 from hwfit.latency_models.advise import Advice, uniform_seconds
 from hwfit.latency_models.advise import advise as advise_linears
 from hwfit.latency_models.estimate import Estimate
-from hwfit.latency_models.load import load_latency, load_prices
+from hwfit.latency_models.load import load_energy, load_latency, load_prices
 from hwfit.latency_models.memory import memory
+from hwfit.latency_models.whole import Prices, sum_ops
 from hwfit.lut_store.resolve import resolve
 from hwfit.lut_store.shipped import open_table
 from hwfit.lut_store.table import Table
 from hwfit.models import fetch as models
 from hwfit.models.llama import check_config, load_config, load_shape, open_model
-from hwfit.precision import Precision
+from hwfit.precision import KNOWN, Precision
 from hwfit.profiler.anchor import Anchor
 from hwfit.profiler.device import compute_capability, fingerprint
 from hwfit.profiler.doctor import Finding, examine
@@ -51,7 +52,7 @@ from hwfit.search.joint import fastest, predicted_cost
 from hwfit.search.optimise import SearchSettings
 from hwfit.search.run import distil_all, search_front
 from hwfit.search.study import StudySettings, prepare, training_device
-from hwfit.space import Space
+from hwfit.space import DEFAULTS, Space
 from hwfit.subnet import Subnet
 from hwfit.transfer_command import transfer
 from hwfit.workload import PHASES, PhaseName, Workload
@@ -116,33 +117,54 @@ def profile(
 
 
 def predict(
-    target: str, device: str = "cpu", tables: Path | None = None, json: bool = False
+    target: str | None = None,
+    device: str = "cpu",
+    tables: Path | None = None,
+    json: bool = False,
+    config: Path | None = None,
+    batch: int = 1,
+    prompt: int = 128,
+    context: int = 128,
 ) -> dict[str, dict[str, Estimate]]:
-    """Predict latency and memory of a subnet (a subnet.json or a folder with one), or of MODEL at every precision.
+    """Predict latency, memory and, where the table has it, energy of a subnet (a subnet.json or a folder with one), or
+    of MODEL at every precision of the table.
 
-    `device` may be the key of any device in the table: what it would take there. `tables` may be `shipped`.
+    `device` may be the key of any device in the table: what it would take there. `tables` may be `shipped`. `config` (a
+    config.json) stands in for MODEL: no weights are needed. By name and `decode`, `prefill` (seconds), and
+    `decode_joules`, `prefill_joules` where the device's energy was counted: the layers' own.
     """
-    workload = Workload()
-    latency = load_latency(_device_key(device, tables), tables)
-    subnets = _subnets(target, device.split("-")[0])
+    workload = _workloads((batch,), (prompt,), context)[0]
+    key = _device_key(device, tables)
+    latency, joules = load_latency(key, tables), load_energy(key, tables)
+    subnets = _subnets(target, config, latency.lookup)
     out: dict[str, dict[str, Estimate]] = {}
-    table = RichTable("", "decode ms", "prefill ms", "memory MB", title=f"predicted for {latency.lookup.device}")
+    energy = [f"{phase} J" for phase in PHASES] if joules else []
+    table = RichTable("", "decode ms", "prefill ms", "memory MB", *energy, title=f"predicted for {key}")
     problems: list[str] = []
     for name, subnet in subnets.items():
         try:
             out[name] = {p: latency.predict(subnet, workload.phase(p)) for p in PHASES}
+            if joules:
+                out[name] |= {f"{p}_joules": sum_ops(joules, subnet, workload.phase(p)) for p in PHASES}
         except HwfitError as error:
             problems += error.problems
             continue
-        cells = [f"{e.value * 1e3:.2f} ({e.low * 1e3:.2f}–{e.high * 1e3:.2f})" for e in out[name].values()]
-        table.add_row(name, *cells, f"{memory(subnet, workload.context, device=latency.lookup.device) / 1e6:.1f}")
-    if not out:
+        cells = [_between(out[name][p], 1e3) for p in PHASES]
+        cells.append(f"{memory(subnet, workload.context, workload.batch, key) / 1e6:.1f}")
+        cells += [_between(out[name][f"{p}_joules"]) for p in PHASES if joules]
+        table.add_row(name, *cells)
+    if not any(PHASES[0] in found for found in out.values()):
         raise_all(problems)
     if json:
         print(dumps({name: {p: asdict(e) for p, e in by_phase.items()} for name, by_phase in out.items()}))
     else:
         out_console.print(table)
     return out
+
+
+def _between(e: Estimate, unit: float = 1.0) -> str:
+    interval = f" ({e.low * unit:.3g}–{e.high * unit:.3g})" if e.low < e.high else ""
+    return f"{e.value * unit:.3g}{interval}"
 
 
 def advise(
@@ -348,7 +370,7 @@ def _config_of(model: str | None, config: Path | None) -> Path:
     """A folder, or a file, whose config says the shapes. Raises `HwfitError` unless one of the two is given."""
     if (model is None) == (config is None):
         given = "both are" if model else "neither is"
-        raise HwfitError(f"profile takes MODEL or --config FILE, and {given} given; name one")
+        raise HwfitError(f"give MODEL or --config FILE; {given} given")
     if model is not None:
         return open_model(model)
     assert config
@@ -371,16 +393,18 @@ def _space(model: Path, precision: Sequence[str], device: str = "cpu") -> Space:
     return space
 
 
-def _subnets(target: str, device: str) -> dict[str, Subnet]:
-    """What a MODEL|SUBNET argument stands for."""
-    path = Path(target)
-    file = path / "subnet.json" if path.is_dir() else path
-    if file.suffix == ".json" and file.exists():
-        return {file.parent.name if path.is_dir() else file.name: Subnet.load(file)}
-    if path.suffix == ".json":
-        raise HwfitError(f"subnet '{target}' does not exist; allowed: a subnet.json, a folder with one, or a model")
-    space = Space.for_device(load_shape(open_model(target)), device, (), compute_capability(device))
-    return {p.name: Subnet.whole(space.shape, p, space.embed) for p in space.precisions}
+def _subnets(target: str | None, config: Path | None, prices: Prices) -> dict[str, Subnet]:
+    """What a MODEL|SUBNET argument stands for; a model, at every precision that its device's table knows."""
+    if target and config is None:
+        path = Path(target)
+        file = path / "subnet.json" if path.is_dir() else path
+        if file.suffix == ".json" and file.exists():
+            return {file.parent.name if path.is_dir() else file.name: Subnet.load(file)}
+        if path.suffix == ".json":
+            raise HwfitError(f"subnet '{target}' does not exist; allowed: a subnet.json, a folder with one, or a model")
+    shape = load_shape(_config_of(target, config))
+    embed = DEFAULTS["cpu" if prices.device.startswith("cpu") else "cuda"].embed
+    return {name: Subnet.whole(shape, name, embed) for name in KNOWN if name in prices.precisions}
 
 
 def _device_key(device: str, tables: Path | None) -> str:

@@ -13,6 +13,7 @@ from small_model import write_small_model
 
 from hwfit import cli, commands
 from hwfit.errors import HwfitError
+from hwfit.lut_store.shipped import open_table
 from hwfit.lut_store.table import Table
 from hwfit.profiler.device import fingerprint
 from hwfit.subnet import ModelShape, Subnet
@@ -101,6 +102,21 @@ def test_predict_prices_the_model_and_a_subnet_file(model: Path, tables: Path, t
     path.write_text(Subnet.whole(SHAPE, "w4a8g32", "w8a8g32").to_json())
     again = commands.predict(str(path), tables=tables)
     assert again["s.json"]["decode"].value == found["w4a8g32"]["decode"].value
+
+
+def test_predict_takes_a_config_and_the_precisions_of_another_devices_table(tmp_path: Path):
+    config = {"model_type": "llama", "architectures": ["LlamaForCausalLM"], "hidden_size": 4096, "head_dim": 128}
+    config |= {"intermediate_size": 14336, "num_hidden_layers": 32, "num_attention_heads": 32, "vocab_size": 128_256}
+    config |= {"num_key_value_heads": 8, "rms_norm_eps": 1e-5, "rope_theta": 5e5, "tie_word_embeddings": False}
+    path = tmp_path / "config.json"
+    path.write_text(json.dumps(config))
+    key = next(k for k in open_table("shipped").devices() if k.startswith("cuda-"))
+    found = commands.predict(None, key, Path("shipped"), config=path, prompt=1024, context=1024)
+    assert {"w16a16", "w4a16g128", "w8a8"} <= found.keys()
+    assert found["w4a16g128"]["decode"].value < found["w8a8"]["decode"].value < found["w16a16"]["decode"].value
+    assert found["w8a8"]["decode_joules"].value < found["w16a16"]["decode_joules"].value
+    text = problems(commands.predict, str(tmp_path), key, Path("shipped"), config=path)
+    assert "give MODEL or --config FILE; both are given" in text
 
 
 def test_a_budget_below_the_fastest_subnet_names_the_fastest_before_any_training(

@@ -25,6 +25,18 @@ def load_prices(device: str, tables: Path | str | None = None) -> Prices:
     return Fitted(device, frame, facts_of(table, device), table.path)
 
 
+def load_energy(device: str, tables: Path | str | None = None) -> Lookup | None:
+    """Joules of one call of every op, idle power included, as a `Lookup` of joules in the place of seconds; None where
+    the table has no energy (processors, published tables). `sum_ops` of it is a forward call's: layers only, for no
+    whole model's energy has been measured.
+    """
+    frame = open_table(tables).read(device)
+    counted = frame[frame["energy"] > 0]
+    if "linear" not in set(counted["kind"]):
+        return None
+    return Lookup.fit(counted.assign(p10=counted["energy"], half_width=0.0), device)
+
+
 def load_latency(device: str, tables: Path | str | None = None) -> WholeModel:
     """Fit lookup and overhead for the device key `device`; refitted from the table each time, never stored.
 
