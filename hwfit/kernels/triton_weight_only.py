@@ -162,7 +162,7 @@ def ones_like(packed, ASM: tl.constexpr, dtype: tl.constexpr):
             asm: tl.constexpr = "mov.b32 $0, 0x3c003c00; mov.b32 $1, 0x3c003c00; // $2"
             return tl.inline_asm_elementwise(asm, "=r,=r,r", [packed], dtype=tl.float16, is_pure=True, pack=4)
     else:
-        return tl.full(packed.shape, 1.0, dtype)
+        return tl.full(packed.shape, 1.0, tl.float32).to(dtype)
 
 
 @triton.jit(do_not_specialize=["M", "BLOCKS", "SPLIT"])
