@@ -21,7 +21,9 @@ LEVELS = {
     "search": 6,
     "evaluate": 7,
     "report": 8,
-    **dict.fromkeys(("demo", "commands", "table_commands", "transfer_command", "cli", "cli_tables"), 9),
+    **dict.fromkeys(
+        ("demo", "commands", "predict_commands", "table_commands", "transfer_command", "cli", "cli_tables"), 9
+    ),
 }
 FILES = sorted(ROOT.rglob("*.py"))
 
