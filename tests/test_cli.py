@@ -30,7 +30,7 @@ def model(tmp_path_factory) -> Path:
 def tables(model: Path, tmp_path_factory) -> Path:
     """A real table of the small model on this machine, a few seconds of measuring."""
     folder = tmp_path_factory.mktemp("tables")
-    commands.profile(str(model), tables=folder, minutes=0.5, precision=["w32", "w4a8g32"], coarse=True, whole_models=3)
+    commands.profile(str(model), tables=folder, minutes=1.0, precision=["w32", "w4a8g32"], coarse=True, whole_models=3)
     return folder
 
 

@@ -64,7 +64,8 @@ def candidates(m: int, n: int, k: int, p: Precision, sm: int) -> tuple[Config, .
     if p.weight_bits >= 16:
         return ()
     found: list[Config] = []
-    if m <= 16 and p.act_bits == 16 and (p.weight_bits, p.group) != (8, 32):  # which spills
+    spills = p.group == 32 and (p.weight_bits == 8 or (p.weight_bits == 2 and m > 8))
+    if m <= 16 and p.act_bits == 16 and not spills:
         blocks, bm = _row_bytes(p, k) // chunk_size(p.weight_bits, p.group, k), 8 if m <= 8 else 16
         for bn, warps, stages in _SKINNY:
             if warps > blocks or (stages - 1) * warps * stage_bytes(bm, bn, p, k) > SHARED_MEMORY.get(sm, 99 << 10):
