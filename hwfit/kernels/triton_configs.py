@@ -48,10 +48,13 @@ LIBRARY = Config("library")
 # bm, bn, warps, stages, registers; by the largest number of rows they are for. Two warps are below what Hopper's
 # warp-group instructions need, and the older ones take 8-bit codes from shared memory four at a time instead of two.
 _TILES = {
-    8: ((8, 32, 2, 6, 0), (8, 64, 4, 4, 0), (16, 128, 4, 3, 0)),
-    16: ((16, 32, 2, 6, 0), (16, 64, 4, 6, 0), (16, 128, 4, 3, 0)),
+    16: ((16, 64, 2, 4, 0), (16, 128, 4, 3, 0)),
     64: ((32, 64, 4, 4, 0), (64, 64, 4, 3, 208), (64, 128, 4, 3, 0)),
     1 << 62: ((64, 64, 4, 3, 208), (64, 128, 4, 3, 0), (128, 128, 8, 3, 0), (128, 256, 8, 3, 0)),
+}
+_FEW_A8 = {  # activations of 8 bits
+    8: ((8, 32, 2, 6, 0), (8, 64, 4, 4, 0), (16, 128, 4, 3, 0)),
+    16: ((16, 32, 2, 6, 0), (16, 64, 4, 6, 0), (16, 128, 4, 3, 0)),
 }
 _SKINNY = ((32, 1, 3), (32, 2, 3), (32, 4, 4), (16, 2, 4), (16, 4, 4))  # bn, warps, stages: few warps that overlap
 
@@ -72,7 +75,8 @@ def candidates(m: int, n: int, k: int, p: Precision, sm: int) -> tuple[Config, .
                 continue
             for split in _splits(-(-n // bn), -(-blocks // warps), 16 // warps):
                 found.append(Config("skinny", bm, bn, split, warps, stages))
-    for bm, bn, warps, stages, registers in next(tiles for rows, tiles in _TILES.items() if m <= rows):
+    sizes = _TILES | (_FEW_A8 if p.act_bits == 8 else {})
+    for bm, bn, warps, stages, registers in sizes[min(rows for rows in sizes if m <= rows)]:
         if (bm > 64 and bm >= 2 * m) or _would_spill(bm, bn, warps, p, k, sm):
             continue
         tile_steps = -(-k // step_inputs(p, k))
