@@ -95,7 +95,8 @@ def profile(
     run = _run_info(print_, backend)
     _record_impossible([cell for cell in impossible if cell.op not in known], table, run, backend)
 
-    rules = _share(rules or default_rules(device), todo, minutes)
+    most = rules or default_rules(device)
+    rules = _share(most, len(_ops(todo, "coarse")), minutes and 60 * minutes)
     anchor = Anchor.of_table(backend, print_, table) if todo else None
     outcome: dict[Op, Status] = {}
     drifted: list[Op] = []
@@ -113,9 +114,12 @@ def profile(
         anchor.calibrate(rules.calibration)
     with track(len(todo), f"profile {device}", progress) as advance:
         for ops in groups():
-            spent = time.monotonic() - start
-            if minutes is not None and spent + rules.seconds * len(ops) > 60 * minutes:
-                break
+            if minutes is not None:
+                left = 60 * minutes - (time.monotonic() - start)
+                waiting = sum(op not in outcome for op in _ops(todo, "coarse"))
+                rules = _share(most, waiting, max(left, 0.0)) if waiting else rules
+                if left < rules.seconds * len(ops) or left <= 0:
+                    break
             assert anchor is not None
             readings = measure(ops, backend, anchor, print_.cache, rules)
             rows = [_row(reading, run, backend, rules) for reading in readings]
@@ -147,12 +151,14 @@ def _ops(cells: list[Cell], stage: Stage) -> list[Op]:
     return [cell.op for cell in cells if cell.stage == stage]
 
 
-def _share(rules: Rules, todo: list[Cell], minutes: float | None) -> Rules:
-    """Shorten the seconds and the rounds a cell so that all coarse cells fit into 90 % of `minutes`."""
-    coarse = sum(cell.stage == "coarse" for cell in todo)
-    if minutes is None or not coarse:
+def _share(rules: Rules, coarse: int, seconds: float | None) -> Rules:
+    """Shorten the seconds and the rounds a cell so that so many coarse cells fit into 90 % of `seconds`.
+
+    Asked before every batch: what some took too long, on a busy machine, the others make up for.
+    """
+    if seconds is None or not coarse:
         return rules
-    part = min(1.0, 0.9 * 60 * minutes / coarse / rules.seconds)
+    part = min(1.0, 0.9 * seconds / coarse / rules.seconds)
     return replace(rules, seconds=rules.seconds * part, min_rounds=max(FEWEST, round(rules.min_rounds * part)))
 
 

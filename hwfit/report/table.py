@@ -81,7 +81,7 @@ def columns(results: Results) -> list[Column]:
 
 
 def _arrow(phase: PhaseName) -> Callable[[Row], str]:
-    return lambda row: f"{_predicted(phase)(row)} → {_measured(phase)(row)}"
+    return lambda row: f"{_predicted(phase)(row)}→{_measured(phase)(row)}"
 
 
 def _short(cell: Callable[[Row], str]) -> Callable[[Row], str]:
@@ -90,10 +90,10 @@ def _short(cell: Callable[[Row], str]) -> Callable[[Row], str]:
 
 TERMINAL = (
     Column("model", lambda row: ("► " if row.picked else "") + row.name, number=False),
-    Column("decode ms\npred. → meas.", _arrow("decode")),
+    Column("decode ms\npred.→meas.", _arrow("decode")),
     Column("error", _short(_error("decode"))),
     Column("over\nbudget", _short(_over)),
-    Column("prefill ms\npred. → meas.", _arrow("prefill")),
+    Column("prefill ms\npred.→meas.", _arrow("prefill")),
     Column("error", _short(_error("prefill"))),
     Column("MB", lambda row: text.mb(row.size_bytes)),
     Column("perpl.", lambda row: text.significant(row.perplexity)),
