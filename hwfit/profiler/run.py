@@ -96,7 +96,7 @@ def profile(
     _record_impossible([cell for cell in impossible if cell.op not in known], table, run, backend)
 
     most = rules or default_rules(device)
-    rules = _share(most, len(_ops(todo, "coarse")), minutes and 60 * minutes)
+    now = _share(most, len(_ops(todo, "coarse")), minutes and 60 * minutes)
     anchor = Anchor.of_table(backend, print_, table) if todo else None
     outcome: dict[Op, Status] = {}
     drifted: list[Op] = []
@@ -107,25 +107,25 @@ def profile(
             if order and ops and stage == "exact":
                 done = [op for op, status in table.known(print_.key).items() if status == "OK"]
                 ops = order(ops, done, facts_of(table, print_.key))
-            yield from batches(ops, backend, print_.cache, rules)
-        yield from batches(drifted, backend, print_.cache, rules)
+            yield from batches(ops, backend, print_.cache, now)
+        yield from batches(drifted, backend, print_.cache, now)
 
     if anchor:
-        anchor.calibrate(rules.calibration)
+        anchor.calibrate(now.calibration)
     with track(len(todo), f"profile {device}", progress) as advance:
         for ops in groups():
             if minutes is not None:
                 left = 60 * minutes - (time.monotonic() - start)
                 waiting = sum(op not in outcome for op in _ops(todo, "coarse"))
-                rules = _share(most, waiting, max(left, 0.0)) if waiting else rules
-                if left < rules.seconds * len(ops) or left <= 0:
+                now = _share(most, waiting, max(left, 0.0)) if waiting else now
+                if left < now.seconds * len(ops) or left <= 0:
                     break
             assert anchor is not None
-            readings = measure(ops, backend, anchor, print_.cache, rules)
-            rows = [_row(reading, run, backend, rules) for reading in readings]
+            readings = measure(ops, backend, anchor, print_.cache, now)
+            rows = [_row(reading, run, backend, now) for reading in readings]
             table.append(rows, run)
             advance(sum(op not in outcome for op in ops), note=f"{ops[-1].kind} m={ops[-1].m}")
-            drifted += [r.op for r in readings if r.drift > rules.drift and r.op not in outcome]
+            drifted += [r.op for r in readings if r.drift > now.drift and r.op not in outcome]
             outcome |= {row.op: row.status for row in rows}
             between()
     return ProfileReport(
