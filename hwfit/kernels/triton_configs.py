@@ -67,11 +67,12 @@ def candidates(m: int, n: int, k: int, p: Precision, sm: int) -> tuple[Config, .
     if p.weight_bits >= 16:
         return ()
     found: list[Config] = []
-    spills = p.group == 32 and (p.weight_bits == 8 or (p.weight_bits == 2 and m > 8))
-    if m <= 16 and p.act_bits == 16 and not spills:
+    if m <= 16 and p.act_bits == 16:
         blocks, bm = _row_bytes(p, k) // chunk_size(p.weight_bits, p.group, k), 8 if m <= 8 else 16
         for bn, warps, stages in _SKINNY:
-            if warps > blocks or (stages - 1) * warps * stage_bytes(bm, bn, p, k) > SHARED_MEMORY.get(sm, 99 << 10):
+            spills = p.group == 32 and (p.weight_bits == 8 or bm == bn)
+            shared = (stages - 1) * warps * stage_bytes(bm, bn, p, k)
+            if spills or warps > blocks or shared > SHARED_MEMORY.get(sm, 99 << 10):
                 continue
             for split in _splits(-(-n // bn), -(-blocks // warps), 16 // warps):
                 found.append(Config("skinny", bm, bn, split, warps, stages))
