@@ -53,10 +53,8 @@ def _errors(ops: Array, blocks: Array, seconds: Array) -> list[float]:
     """
     found = []
     for i in range(len(seconds)):
-        rest = np.arange(len(seconds)) != i
-        known = ops[rest], blocks[rest], seconds[rest]
-        terms = _solve(_chosen(*known), *known)
-        found.append(abs(terms.apply(float(ops[i]), int(blocks[i])) / float(seconds[i]) - 1))
+        rest = _without(i, ops, blocks, seconds)
+        found.append(_miss(_solve(_chosen(*rest), *rest), i, ops, blocks, seconds))
     return found
 
 
@@ -75,12 +73,20 @@ def _held_out(names: tuple[str, ...], ops: Array, blocks: Array, seconds: Array)
         return []
     found = []
     for i in range(len(seconds)):
-        rest = np.arange(len(seconds)) != i
-        terms = _solve(names, ops[rest], blocks[rest], seconds[rest])
+        terms = _solve(names, *_without(i, ops, blocks, seconds))
         if not SCALES[0] <= terms.scale <= SCALES[1]:
             return []
-        found.append(abs(terms.apply(float(ops[i]), int(blocks[i])) / float(seconds[i]) - 1))
+        found.append(_miss(terms, i, ops, blocks, seconds))
     return found
+
+
+def _without(i: int, *arrays: Array) -> tuple[Array, ...]:
+    return tuple(np.delete(array, i) for array in arrays)
+
+
+def _miss(terms: Terms, i: int, ops: Array, blocks: Array, seconds: Array) -> float:
+    """Relative error of the terms on run `i`."""
+    return abs(terms.apply(float(ops[i]), int(blocks[i])) / float(seconds[i]) - 1)
 
 
 def _solve(names: tuple[str, ...], ops: Array, blocks: Array, seconds: Array) -> Terms:
