@@ -17,6 +17,7 @@ from hwfit.errors import HwfitError
 from hwfit.files import replacing, write_text
 from hwfit.search.budget import Budget
 from hwfit.search.methods import METHODS
+from hwfit.search.recovery import Probe, Recovery, fit_recovery
 from hwfit.subnet import Subnet
 from hwfit.workload import Workload
 
@@ -97,6 +98,15 @@ class Folder:
 
     def found(self, name: str) -> Path:
         return self.path / "found" / f"{name}.json"
+
+    def probe(self, name: str) -> Path:
+        return self.path / "probes" / f"{name}.json"
+
+    def recovery(self) -> Recovery | None:
+        """What the probes teach; None without any."""
+        raw = [json.loads(path.read_text()) for path in sorted((self.path / "probes").glob("*.json"))]
+        probes = [Probe(tuple(r["contributions"]), r["at_once"], r["distilled"]) for r in raw]
+        return fit_recovery(probes) if probes else None
 
     def quality(self, name: str) -> Path:
         return self.path / "quality" / f"{name}.json"

@@ -42,6 +42,10 @@ class Options:
 def arguments(parser: ArgumentParser) -> None:
     parser.add_argument("--methods", nargs="+", default=list(METHODS), choices=list(METHODS))
     parser.add_argument("--shares", type=float, nargs="+", default=[1.0, 0.96, 0.92, 0.88, 0.82], help="rungs")
+    supernet_arguments(parser)
+
+
+def supernet_arguments(parser: ArgumentParser) -> None:
     parser.add_argument("--weight-steps", type=int, default=24)
     parser.add_argument("--steps", type=int, default=24, help="architecture steps a search")
     parser.add_argument("--sequences", type=int, default=4, help="sequences a step")
@@ -50,9 +54,7 @@ def arguments(parser: ArgumentParser) -> None:
     parser.add_argument("--trials", type=int, default=18)
 
 
-def run(folder: Folder, options: Namespace) -> int:
-    """Returns how many searches are left."""
-    deadline, plan = time.time() + 60 * options.minutes, folder.plan()
+def options_of(folder: Folder, options: Namespace) -> Options:
     settings = SearchSettings(
         weight_steps=options.weight_steps,
         steps=options.steps,
@@ -61,8 +63,14 @@ def run(folder: Folder, options: Namespace) -> int:
         candidates=options.candidates,
         trials=options.trials,
     )
-    device = training_device(options.train_on)
-    given = Options(folder, open_model(options.model), device, settings, tuple(sorted(options.shares, reverse=True)))
+    shares = tuple(sorted(getattr(options, "shares", ()), reverse=True))
+    return Options(folder, open_model(options.model), training_device(options.train_on), settings, shares)
+
+
+def run(folder: Folder, options: Namespace) -> int:
+    """Returns how many searches are left."""
+    deadline, plan = time.time() + 60 * options.minutes, folder.plan()
+    given = options_of(folder, options)
     seeds = [str(seed) for seed in range(plan.seeds)]
     rules = (options.workers, deadline)
     left = run_jobs(_prepare, given, seeds, lambda s: (folder.cache(int(s)) / READY).exists(), *rules, "Supernets")
@@ -74,7 +82,7 @@ def run(folder: Folder, options: Namespace) -> int:
 
 def _prepare(given: Options, seeds: Iterator[str]) -> None:
     for seed in seeds:
-        _searcher(given, int(seed))
+        searcher_of(given, int(seed))
         write_text(given.folder.cache(int(seed)) / READY, json.dumps(asdict(given.settings)))
 
 
@@ -85,7 +93,9 @@ def _search(given: Options, names: Iterator[str]) -> None:
         if searcher is None or job.seed != seed:
             searcher = None
             gc.collect()
-            searcher, seed = _searcher(given, job.seed), job.seed
+            searcher, seed = searcher_of(given, job.seed), job.seed
+            if learnt := given.folder.recovery():
+                searcher.believe(learnt)
         start = time.monotonic()
         out = {**asdict(job), "limit": plan.budget(job).as_dict()[job.phase], "rungs": []}
         try:
@@ -97,7 +107,8 @@ def _search(given: Options, names: Iterator[str]) -> None:
                 "share": share,
                 "subnet": json.loads(found.subnet.to_json()),
                 "predicted": searcher.cost(found.subnet),
-                "loss": searcher.loss_of(found.picked),
+                "loss": searcher.loss(found.subnet),
+                "expected": searcher.loss_of(found.picked),
             }
             for share, found in ladder.items()
         ]
@@ -105,15 +116,15 @@ def _search(given: Options, names: Iterator[str]) -> None:
         write_text(given.folder.found(job.name), json.dumps(out))
 
 
-def _searcher(given: Options, seed: int) -> Searcher:
-    """The supernet of a seed, trained if it is not yet."""
+def searcher_of(given: Options, seed: int, train: bool = True) -> Searcher:
+    """The supernet of a seed; with `train`, trained if it is not yet."""
     plan, cache = given.folder.plan(), given.folder.cache(seed)
-    ids, train = given.folder.tokens()["train"][seed], min(TRAIN, plan.train)
-    ids = torch.cat([ids[:train], ids[plan.train :]])
+    ids, rows = given.folder.tokens()["train"][seed], min(TRAIN, plan.train)
+    ids = torch.cat([ids[:rows], ids[plan.train :]])
     study = study_of(
         given.model,
         ids,
-        StudySettings(seq=plan.seq, train=train, validation=plan.validation, seed=seed),
+        StudySettings(seq=plan.seq, train=rows, validation=plan.validation, seed=seed),
         cache,
         progress=False,
         device=given.device,
@@ -121,5 +132,6 @@ def _searcher(given: Options, seed: int) -> Searcher:
     settings = SearchSettings(**{**asdict(given.settings), "seed": seed})
     latency = load_latency(plan.device, given.folder.tables)
     searcher = Searcher(study, latency, plan.workload, settings, cache, progress=False)
-    searcher.train_supernet(f"{plan.model} {seed} {settings}")
+    if train:
+        searcher.train_supernet(f"{plan.model} {seed} {settings}")
     return searcher

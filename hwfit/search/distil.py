@@ -23,6 +23,7 @@ from hwfit.search.importance import Ordered
 from hwfit.search.mixing import straight_through
 from hwfit.search.optimise import batch, finite
 from hwfit.search.teacher import Targets, distillation_loss
+from hwfit.search.train_step import Stepper, training_stream
 from hwfit.subnet import LINEARS, ModelShape, Subnet
 
 
@@ -147,6 +148,14 @@ class Student(nn.Module):
         return Bundle(self.subnet, self.config, tensors)
 
 
+def _set_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
+    for group in optimizer.param_groups:
+        if isinstance(group["lr"], Tensor):
+            group["lr"].fill_(rate)  # read by a recorded step
+        else:
+            group["lr"] = rate
+
+
 def _on_cpu(grid: Grid | None) -> Grid | None:
     return grid and Grid(grid.scales.cpu(), None if grid.zeros is None else grid.zeros.cpu())
 
@@ -160,8 +169,17 @@ def distil(
     advance: Callable[..., None] = lambda *a, **k: None,
 ) -> list[float]:
     """Train `student` in place; returns the loss of every step. Resumes from `path` when `key` matches."""
+    device = student.embed.device
+    on_gpu = device.type == "cuda"
     params = list(student.parameters())
-    optimizer = torch.optim.AdamW(params, lr=settings.lr, betas=(0.9, 0.98), weight_decay=0.0, fused=True)
+    optimizer = torch.optim.AdamW(
+        params,
+        lr=torch.tensor(settings.lr, device=device) if on_gpu else settings.lr,
+        betas=(0.9, 0.98),
+        weight_decay=0.0,
+        fused=True,
+        capturable=on_gpu,
+    )
     losses: list[float] = []
     if path and (saved := checkpoint.load(path, key)):
         tensors, meta = saved
@@ -169,22 +187,30 @@ def distil(
         checkpoint.restore_optimizer(optimizer, tensors, "adam")
         losses = meta["losses"]
         advance(len(losses))
-    for step in range(len(losses), settings.steps):
-        rows = batch(train, settings.sequences, step, settings.seed + 2)
-        loss = distillation_loss(student(rows.ids), rows)
-        value = finite(loss, f"distillation step {step}", path or Path("-"))
-        if step == 0 and value <= settings.enough:
-            advance(settings.steps, note=f"loss {value:.3f}, close enough")
-            return [value]
-        for group in optimizer.param_groups:
-            group["lr"] = settings.rate(step, losses[0] if losses else value)
+
+    def update(rows: Targets) -> Tensor:
         optimizer.zero_grad()
+        loss = distillation_loss(student(rows.ids), rows)
         loss.backward()
         nn.utils.clip_grad_norm_(params, 1.0)
         optimizer.step()
-        losses.append(value)
-        if path and (step + 1) % settings.checkpoint_every == 0 and step + 1 < settings.steps:
-            tensors = dict(student.state_dict()) | checkpoint.optimizer_tensors(optimizer, "adam")
-            checkpoint.save(path, tensors, {"key": key, "losses": losses})
-        advance(note=f"loss {losses[-1]:.3f}")
+        return loss.detach()
+
+    stepper = Stepper(update, device)
+    with training_stream(device):
+        for step in range(len(losses), settings.steps):
+            rows = batch(train, settings.sequences, step, settings.seed + 2)
+            with torch.no_grad():
+                start = losses[0] if losses else float(distillation_loss(student(rows.ids), rows))
+            if step == 0 and start <= settings.enough:
+                advance(settings.steps, note=f"loss {start:.3f}, close enough")
+                return [start]
+            _set_rate(optimizer, settings.rate(step, start))
+            losses.append(finite(stepper(rows), f"distillation step {step}", path or Path("-")))
+            if path and (step + 1) % settings.checkpoint_every == 0 and step + 1 < settings.steps:
+                tensors = dict(student.state_dict()) | checkpoint.optimizer_tensors(optimizer, "adam")
+                checkpoint.save(path, tensors, {"key": key, "losses": losses})
+            advance(note=f"loss {losses[-1]:.3f}")
+    if on_gpu:
+        torch.cuda.synchronize(device)
     return losses

@@ -23,6 +23,7 @@ from hwfit.search.discretise import WIDTHS, Cost, Picked, Problem, most_likely, 
 from hwfit.search.knapsack import best_by_damage, neighbours
 from hwfit.search.lagrangian import AugmentedLagrangian
 from hwfit.search.optimise import SearchSettings, StepLog, optimise_architecture, priced, train_shared
+from hwfit.search.recovery import Recovery
 from hwfit.search.relax import PRECISIONS, Architecture
 from hwfit.search.sensitivity import Damage, measure_damage
 from hwfit.search.study import Study
@@ -107,7 +108,16 @@ class Searcher:
         )
         self._losses: dict[Picked, float] = {}
         self._known: dict[tuple[str, ...], dict[Picked, Mapping[str, float]]] = defaultdict(dict)
-        self.damage: Damage = measure_damage(self.supernet, study.validation.take(slice(0, settings.judged)), progress)
+        self.at_once: Damage = measure_damage(self.supernet, study.validation.take(slice(0, settings.judged)), progress)
+        self.damage = self.at_once
+        self.recovery: Recovery | None = None
+
+    def believe(self, recovery: Recovery) -> None:
+        """From now on damages and losses are those that distillation is expected to leave."""
+        if self.recovery:
+            raise ValueError("a searcher believes one recovery")
+        self.recovery, self.damage = recovery, recovery.scaled(self.at_once)
+        self._losses.clear()
 
     def cost(self, subnet: Subnet) -> dict[str, float]:
         """Predicted seconds of decode and prefill, bytes of memory."""
@@ -249,9 +259,12 @@ class Searcher:
         return picked
 
     def loss_of(self, picked: Picked) -> float:
-        """`loss` of a pick, remembered."""
+        """`loss` of a pick, in terms of what distillation leaves of it if that is known; remembered."""
         if picked not in self._losses:
-            self._losses[picked] = self.loss(picked.subnet(self.study.space, self.order))
+            loss = self.loss(picked.subnet(self.study.space, self.order))
+            if self.recovery:
+                loss = self.recovery.loss(self.damage.of(picked), loss, self.at_once.of(picked))
+            self._losses[picked] = loss
         return self._losses[picked]
 
     def quantised(self, found: Found, budget: Budget) -> Found:
