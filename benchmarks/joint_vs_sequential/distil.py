@@ -21,6 +21,7 @@ from hwfit.evaluate.requests import load_requests
 from hwfit.files import write_text
 from hwfit.models.llama import open_model
 from hwfit.search.distil import DistilSettings, Student, distil
+from hwfit.search.methods import METHODS
 from hwfit.search.study import Study, StudySettings, study_of, training_device
 from hwfit.subnet import Subnet
 
@@ -47,6 +48,7 @@ def arguments(parser: ArgumentParser) -> None:
     parser.add_argument("--steps", type=int, default=300, help="28 is a taste on a processor")
     parser.add_argument("--sequences", type=int, default=8, help="sequences a step; 2 on a processor")
     parser.add_argument("--lr", type=float, default=2e-4)
+    parser.add_argument("--methods", nargs="+", default=list(METHODS), choices=list(METHODS))
     parser.add_argument("--unmeasured", type=float, metavar="SHARE", help="distil this rung without `measure`")
 
 
@@ -54,7 +56,7 @@ def run(folder: Folder, options: Namespace) -> int:
     """Returns how many subnets are left."""
     deadline = time.time() + 60 * options.minutes
     settings = DistilSettings(options.steps, options.sequences, options.lr, enough=0.0)
-    subnets = chosen_subnets(folder, options.unmeasured)
+    subnets = chosen_subnets(folder, options.methods, options.unmeasured)
     given = Options(folder, open_model(options.model), training_device(options.train_on), settings, subnets)
     seeds = sorted({name.rpartition(".s")[2] for name in subnets})
     rules = (options.workers, deadline)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from argparse import ArgumentParser, Namespace
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,6 +12,7 @@ from benchmarks.joint_vs_sequential.plan import Folder, Job, digest, read_json, 
 from hwfit.errors import HwfitError
 from hwfit.files import write_text
 from hwfit.models.llama import load_config, load_shape
+from hwfit.search.methods import METHODS
 from hwfit.space import Space
 from hwfit.subnet import Subnet
 
@@ -32,7 +33,7 @@ class Rung:
 
 def arguments(parser: ArgumentParser) -> None:
     parser.add_argument("--seconds", type=float, default=3.0, help="seconds a model and round")
-    parser.add_argument("--rung", type=float, metavar="SHARE", help="only this rung: what `distil --unmeasured` took")
+    parser.add_argument("--again", action="store_true", help="time what was distilled anew, in turns; choose nothing")
     parser.add_argument("--rounds", type=int, default=4, help="rounds a cell at most")
     parser.add_argument("--tolerance", type=float, default=0.01, help="how far above its budget one may be measured")
 
@@ -53,14 +54,14 @@ def run(folder: Folder, options: Namespace) -> int:
             for name, by_phase in times.items()
         }
 
-    if not folder.measured(REFERENCES).exists():
+    if options.again or not folder.measured(REFERENCES).exists():
         subnets = references(folder)
         times = measured(subnets)
         rows = {n: {"subnet": json.loads(s.to_json()), "measured": times[n]} for n, s in subnets.items()}
         write_text(folder.measured(REFERENCES), json.dumps(rows))
     for cell in dict.fromkeys(job.cell for job in plan.jobs()):
         jobs = [job for job in plan.jobs() if job.cell == cell and folder.found(job.name).exists()]
-        if jobs and not folder.measured(cell).exists():
+        if jobs and (options.again or not folder.measured(cell).exists()):
             print(f"{cell}: {len(jobs)} searches")
             write_text(folder.measured(cell), json.dumps(_cell(folder, jobs, measured, options)))
     return 0
@@ -68,7 +69,7 @@ def run(folder: Folder, options: Namespace) -> int:
 
 def _cell(folder: Folder, jobs: list[Job], measured: Any, options: Namespace) -> dict[str, Any]:
     """Every job's largest rung that holds the budget; all rungs in hand are timed in turns, in every round."""
-    ladders = {job.name: ladder(folder, job, options.rung) for job in jobs}
+    ladders = {job.name: distilled(folder, job) if options.again else ladder(folder, job) for job in jobs}
     limit = folder.plan().budget(jobs[0]).as_dict()[jobs[0].phase]
     at = {name: 0 for name, rungs in ladders.items() if rungs}
     times: dict[str, dict[str, Any]] = {}
@@ -78,7 +79,7 @@ def _cell(folder: Folder, jobs: list[Job], measured: Any, options: Namespace) ->
             name: _next(ladders[name], at[name], times[name][jobs[0].phase]["p10"], limit * (1 + options.tolerance))
             for name in at
         }
-        if lower == at or i + 1 == options.rounds:
+        if options.again or lower == at or i + 1 == options.rounds:
             break
         at = lower
     out: dict[str, Any] = {
@@ -107,11 +108,15 @@ def _next(rungs: list[Rung], at: int, seconds: float, limit: float) -> int:
     return fitting[0] if fitting else len(rungs) - 1
 
 
-def ladder(folder: Folder, job: Job, only: float | None = None) -> list[Rung]:
-    """Largest share first; with `only`, the largest rung of at most that share and no other."""
+def ladder(folder: Folder, job: Job) -> list[Rung]:
+    """Largest share first."""
     found = read_json(folder.found(job.name), "search")["rungs"]
-    rungs = [Rung(r["share"], subnet_of(r["subnet"]), r["predicted"][job.phase], r["loss"]) for r in found]
-    return rungs if only is None else [r for r in rungs if r.share <= only][:1]
+    return [Rung(r["share"], subnet_of(r["subnet"]), r["predicted"][job.phase], r["loss"]) for r in found]
+
+
+def distilled(folder: Folder, job: Job) -> list[Rung]:
+    """The largest rung that was distilled, and no other."""
+    return [r for r in ladder(folder, job) if folder.quality(quality_name(r.subnet, job.seed)).exists()][:1]
 
 
 def references(folder: Folder) -> dict[str, Subnet]:
@@ -127,14 +132,16 @@ def quality_name(subnet: Subnet, seed: int) -> str:
     return f"{digest(subnet)}.s{seed}"
 
 
-def chosen_subnets(folder: Folder, unmeasured: float | None = None) -> dict[str, Subnet]:
+def chosen_subnets(
+    folder: Folder, methods: Sequence[str] = tuple(METHODS), unmeasured: float | None = None
+) -> dict[str, Subnet]:
     """`quality_name -> subnet` of all that is to be distilled: what `measure` chose, or the rung `unmeasured`."""
     plan = folder.plan()
     out = {quality_name(subnet, 0): subnet for subnet in references(folder).values()}
-    for job in plan.jobs():
+    for job in plan.jobs(methods):
         if unmeasured is not None:
-            rungs = ladder(folder, job, unmeasured) if folder.found(job.name).exists() else []
-            subnets = [r.subnet for r in rungs]
+            rungs = ladder(folder, job) if folder.found(job.name).exists() else []
+            subnets = [r.subnet for r in rungs if r.share <= unmeasured][:1]
         else:
             row = read_json(folder.measured(job.cell), "measure").get(job.name, {})
             subnets = [subnet_of(row["subnet"])] if "subnet" in row else []
