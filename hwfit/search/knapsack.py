@@ -15,6 +15,7 @@ from itertools import permutations, product
 import numpy as np
 from numpy.typing import NDArray
 
+from hwfit.search import items
 from hwfit.search.discretise import WIDTHS, Picked, Problem
 from hwfit.space import Space
 from hwfit.subnet import LINEARS
@@ -114,8 +115,7 @@ def _precisions(start: Picked, grid: _Grid, problem: Problem) -> tuple[float, Pi
         return np.array([costs[name] / limit for name, limit in limits.items()])
 
     here = shares(start)
-    # shares of each limit that an MLP width adds (0 if shared), and then a precision, by linear kind: the same in
-    # every block. [limits, widths], [limits, widths, kinds, options]
+    # what an MLP width of one's own adds, and then a precision by linear kind: the same in every block
     wider = np.zeros((len(limits), len(mlps)))
     moved = np.zeros((len(limits), len(mlps), len(LINEARS), len(options)))
     for m in mlps:
@@ -125,50 +125,42 @@ def _precisions(start: Picked, grid: _Grid, problem: Problem) -> tuple[float, Pi
         for o, option in enumerate(options[1:], 1):
             for j in range(len(LINEARS)):
                 moved[:, m, j, o] = shares(base.at(first, row=(*row[:j], option, *row[j + 1 :]))) - at
-    head = np.stack([shares(replace(start, lm_head=o)) - here for o in grid.head_options], 1)  # [limits, options]
+    head = np.stack([shares(replace(start, lm_head=o)) - here for o in grid.head_options], 1)[:, None]
     harm = grid.tables["precision"][np.ix_(kept, range(len(LINEARS)), options)]  # [blocks, kinds, options]
-    head_harm = grid.tables["lm_head"][grid.head_options]
-    mlp_harm = grid.tables["mlp"][np.ix_(kept, list(mlps))] if own else np.zeros((len(kept), 1))  # [blocks, widths]
-    whole = space.precision_per == "block"
+    mlp_harm = grid.tables["mlp"][np.ix_(kept, list(mlps))] if own else np.zeros((len(kept), 1))
+    tables = items.Tables(harm, moved, mlp_harm, wider)
+    packed = (items.blocks if space.precision_per == "block" else items.mlps if own else items.linears)(tables)
+    most = max(packed.harm.shape[-1], len(grid.head_options))
+    head_harm = grid.tables["lm_head"][None, grid.head_options]
+    harm = np.concatenate([items.padded(packed.harm, most), items.padded(head_harm, most)])  # [items, options]
+    moved = np.concatenate([items.padded(packed.moved, most), items.padded(head, most)], 1)  # [limits, items, options]
+    chosen = _least_harm(harm, moved, here)
+    if chosen is None:
+        return None
+    rows, widths = packed.read(chosen[:-1].clip(max=packed.harm.shape[-1] - 1))
+    for block, row, width in zip(kept, rows.tolist(), widths.tolist(), strict=True):
+        start = start.at(block, row=tuple(options[o] for o in row), mlp=width if own else None)
+    head_option = min(int(chosen[-1]), len(grid.head_options) - 1)
+    damage = float(harm[np.arange(len(chosen)), chosen].sum())
+    return damage, replace(start, lm_head=grid.head_options[head_option])
 
-    def choose(multiplier: float) -> tuple[_Chosen, bool]:
-        score = harm[:, None] + multiplier * moved.sum(0)  # [blocks, widths, kinds, options]
-        if whole:
-            score = np.broadcast_to(score.sum(2, keepdims=True), score.shape) / len(LINEARS)
-        total = score.min(-1).sum(-1) + mlp_harm + multiplier * wider.sum(0)  # [blocks, widths]
-        width = total.argmin(1)
-        choice = np.take_along_axis(score.argmin(-1), width[:, None, None], 1)[:, 0]  # [blocks, kinds]
-        last = int((head_harm + multiplier * head.sum(0)).argmin())
-        added = moved[:, width[:, None], np.arange(len(LINEARS)), choice].reshape(len(limits), -1)
-        used = here + np.concatenate([added, head[:, last : last + 1], wider[:, width]], 1).sum(1)
-        return _Chosen(width, choice, last), bool((used <= 1).all())
+
+def _least_harm(harm: Array, moved: Array, here: Array) -> NDArray[np.intp] | None:
+    """The option of each item `[items]` that one multiplier decides for; None if nothing keeps all limits."""
+
+    def choose(multiplier: float) -> tuple[NDArray[np.intp], bool]:
+        choice = (harm + multiplier * moved.sum(0)).argmin(1)
+        used = here + moved[:, np.arange(len(choice)), choice].sum(1)
+        return choice, bool((used <= 1).all())
 
     low, high = 0.0, 1e6
-    chosen, fits = choose(low)
+    choice, fits = choose(low)
     if not fits:
-        chosen, fits = choose(high)
+        choice, fits = choose(high)
         if not fits:
             return None
         for _ in range(BISECTIONS):
             middle = np.sqrt(max(low, 1e-9) * high)
             trial, fits = choose(middle)
-            low, high, chosen = (low, middle, trial) if fits else (middle, high, chosen)
-    rows = dict(zip(kept, (tuple(options[c] for c in row) for row in chosen.precision.tolist()), strict=True))
-    precision = tuple(rows.get(b, row) for b, row in enumerate(start.precision))
-    picked = replace(start, precision=precision, lm_head=grid.head_options[chosen.lm_head])
-    if own:
-        widths = dict(zip(kept, chosen.mlp.tolist(), strict=True))
-        picked = replace(picked, mlp=tuple(widths.get(b, 0) for b in range(space.shape.blocks)))
-    blocks = np.arange(len(kept))
-    linears = harm[blocks[:, None], np.arange(len(LINEARS)), chosen.precision].ravel()
-    damage = float(np.concatenate([linears, head_harm[chosen.lm_head : chosen.lm_head + 1]]).sum())
-    return damage + float(mlp_harm[blocks, chosen.mlp].sum()), picked
-
-
-@dataclass(frozen=True)
-class _Chosen:
-    """Indices into the options: MLP widths `[blocks]`, precisions `[blocks, 7]`, and the LM head's."""
-
-    mlp: NDArray[np.intp]
-    precision: NDArray[np.intp]
-    lm_head: int
+            low, high, choice = (low, middle, trial) if fits else (middle, high, choice)
+    return choice
