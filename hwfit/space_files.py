@@ -31,11 +31,6 @@ class Opened:
     name: str = AUTO
     left_out: tuple[str, ...] = ()
 
-    @property
-    def derived(self) -> bool:
-        """Whether it is ours to narrow."""
-        return self.name == AUTO
-
 
 def presets() -> list[str]:
     """Names that `--space` takes besides a file."""
@@ -51,9 +46,13 @@ def open_space(
     wrong with the file, and every axis that does not fit the model.
     """
     if name == AUTO:
-        space = Space.for_device(shape, device, tuple(precisions), sm)
+        space, left_out = Space.for_device(shape, device, tuple(precisions), sm), []
+        if not precisions and space.group_problems():
+            space, widths = _dividing(space)
+            space, groups = _fitting(space)
+            left_out = [f"--space {AUTO}: {line}" for line in (*widths, *groups)]
         space.check()
-        return Opened(space)
+        return Opened(space, AUTO, tuple(left_out))
     told = f"--space {name}"
     raw = _read(name, told)
     if precisions:
@@ -187,6 +186,20 @@ def _integer(value: Any) -> int:
     if isinstance(value, bool) or not isinstance(value, int):
         raise TypeError(value)
     return value
+
+
+def _dividing(space: Space) -> tuple[Space, list[str]]:
+    """Without the widths, other than the whole model's, that some group does not divide, and which those are."""
+    group = max(p.group or 1 for p in (*space.precisions, space.embed))
+    sizes = [d for d in space.head_size if d == space.head_size[0] or space.heads[0] * d % group == 0]
+    heads = [a for a in space.heads if a == space.heads[0] or not any(a * d % group for d in sizes)]
+    kept = {"heads": tuple(heads), "head_size": tuple(sizes)}
+    for axis in ("hidden", "mlp"):
+        values = getattr(space, axis)
+        kept[axis] = tuple(v for v in values if v == values[0] or v % group == 0)
+    gone = [f"{axis}={v}" for axis, values in kept.items() for v in getattr(space, axis) if v not in values]
+    told = [f"left out {', '.join(gone)}: groups of {group} do not divide it"] if gone else []
+    return replace(space, **kept), told
 
 
 def _fitting(space: Space) -> tuple[Space, list[str]]:

@@ -18,7 +18,7 @@ from hwfit.subnet import LINEARS
 Array = NDArray[np.float64]
 Index = NDArray[np.intp]
 MLP = LINEARS[4:]
-PRICES = np.concatenate([[0.0], np.logspace(-7, 5, 97)])
+PRICES = np.concatenate([[0.0], np.logspace(-5, 7, 145)])
 """Nats for a whole limit, from nothing to more than any damage."""
 
 
@@ -74,12 +74,13 @@ def mlps(t: Tables) -> Items:
     block = np.arange(count)[:, None]
     harm = t.mlp_harm[block, width] + t.harm[:, rest:][block[..., None], place, precision].sum(-1)
     moved = t.mlp_moved[:, width] + t.moved[:, :, rest:][:, width[..., None], place, precision].sum(-1)
-    attention = padded(t.harm[:, :rest].reshape(count * rest, -1), harm.shape[-1])
-    others = padded(np.tile(t.moved[:, 0, :rest], (1, count, 1)), harm.shape[-1])
+    attention, others = t.harm[:, :rest].reshape(count * rest, -1), np.tile(t.moved[:, 0, :rest], (1, count, 1))
+    most = max(harm.shape[-1], attention.shape[-1])
+    attention, others, harm, moved = (padded(table, most) for table in (attention, others, harm, moved))
 
     def read(chosen: Index) -> tuple[Index, Index]:
         of_attention = chosen[: count * rest].clip(max=t.harm.shape[-1] - 1).reshape(count, rest)
-        option = chosen[count * rest :]
+        option = chosen[count * rest :].clip(max=width.shape[1] - 1)
         own = precision[np.arange(count), option]
         return np.concatenate([of_attention, own], 1), width[np.arange(count), option]
 
@@ -98,7 +99,7 @@ def _best_at_some_price(t: Tables) -> tuple[Index, Index]:
     Those of least harm + price x use, for many prices of each limit and of all together.
     """
     rest, limits = len(LINEARS) - len(MLP), len(t.moved)
-    directions = np.concatenate([np.eye(limits), np.ones((limits > 1, limits))])
+    directions = np.concatenate([np.eye(limits), np.ones((int(limits > 1), limits))])
     weights = (directions[:, None] * PRICES[:, None]).reshape(-1, limits)  # [prices, limits]
     use = np.tensordot(weights, t.moved[:, :, rest:], 1)  # [prices, widths, 3, precisions]
     options = []
