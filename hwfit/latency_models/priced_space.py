@@ -43,9 +43,9 @@ def priceable(space: Space, prices: Prices, phases: Iterable[Phase]) -> tuple[Sp
     """The part of the space that the table prices in full, and what was left out: precisions first, then widths.
 
     Each step leaves out the precision or width most of whose ops are missing. The first width of an axis, the whole
-    model's, is never left out: what is then still missing is for the caller to refuse.
+    model's, is never left out: where that is missing, the space is returned as it is, for the caller to refuse.
     """
-    phases = list(phases)
+    phases, whole = list(phases), space
     missing, left_out = set(unpriced(space, prices, phases)), []
     while here := missing & needed_ops(space, phases).keys():
         all_here = len(needed_ops(space, phases))
@@ -56,7 +56,7 @@ def priceable(space: Space, prices: Prices, phases: Iterable[Phase]) -> tuple[Sp
             if mended and (best is None or (mended / lost, mended) > best[:2]):
                 best = mended / lost, mended, told, smaller
         if best is None:
-            break
+            return whole, []
         space = best[3]
         left_out.append(best[2])
     return space, left_out
