@@ -11,7 +11,8 @@ import hwfit
 
 ROOT = Path(hwfit.__file__).parent
 LEVELS = {
-    **dict.fromkeys(("errors", "files", "packs", "progress", "precision", "rotary", "subnet", "space", "workload"), 0),
+    **dict.fromkeys(("errors", "files", "packs", "progress", "precision", "rotary", "subnet", "workload"), 0),
+    **dict.fromkeys(("space", "space_check", "space_files"), 0),
     "kernels": 1,
     "models": 2,
     "deploy": 3,
@@ -22,7 +23,17 @@ LEVELS = {
     "evaluate": 7,
     "report": 8,
     **dict.fromkeys(
-        ("demo", "commands", "predict_commands", "table_commands", "transfer_command", "cli", "cli_tables"), 9
+        (
+            "demo",
+            "commands",
+            "predict_commands",
+            "table_commands",
+            "transfer_command",
+            "space_option",
+            "cli",
+            "cli_tables",
+        ),
+        9,
     ),
 }
 FILES = sorted(ROOT.rglob("*.py"))

@@ -175,7 +175,7 @@ class Searcher:
     def find_unquantised(self, name: str, budget: Budget, key: str) -> Found:
         """The first half of `find_sequential`: an architecture at full precision, with the budget it was given."""
         space = self.study.space
-        full = max(range(len(space.precisions)), key=lambda i: space.precisions[i].weight_bits)
+        full = max(space.options(LINEARS[0]), key=lambda i: space.precisions[i].weight_bits)
         costs = [self.cost(Subnet.whole(space.shape, space.precisions[i], space.embed)) for i in (full, *self.uniform)]
         limits = {m: limit * costs[0][m] / min(c[m] for c in costs[1:]) for m, limit in budget.limits}
         architecture = Architecture(space)
@@ -186,7 +186,9 @@ class Searcher:
     @property
     def uniform(self) -> list[int]:
         """The precisions that a whole model is quantised to: integers of 4 bits or more, as indices of the space's."""
-        return [i for i, p in enumerate(self.study.space.precisions) if not p.is_float and p.weight_bits >= 4]
+        space = self.study.space
+        there = [(i, space.precisions[i]) for i in space.options(LINEARS[0])]
+        return [i for i, p in there if not p.is_float and p.weight_bits >= 4]
 
     def search(
         self,
@@ -233,8 +235,8 @@ class Searcher:
         """
         problem = self.problem(limits, freedom)
         # with one pick asked for, a single precision never has less damage than the best over all
-        single = [[p] for p in range(len(problem.space.precisions))] if own > 1 else []
-        allowed = [None, *single] if freedom.precisions else [[starts[0].lm_head]]
+        single = [[p] for p in problem.space.options(LINEARS[0])] if own > 1 else []
+        allowed = [None, *single] if freedom.precisions else [[starts[0].precision[0][0]]]
         ideal = [best_by_damage(problem, options) for options in allowed]
         picks = [*starts, *sorted((p for p in ideal if p), key=self.damage.of)[:own]]
         repaired = [repair(p, problem) for p in picks]
@@ -246,7 +248,7 @@ class Searcher:
         Damages do not quite add up; this measures where they matter. At most `settings.trials` losses.
         """
         problem = self.problem(limits, freedom)
-        allowed = None if freedom.precisions else [picked.lm_head]
+        allowed = None if freedom.precisions else [picked.precision[0][0]]
         left, tried = self.settings.trials, {picked}
         while left > 0:
             near = neighbours(picked, problem, allowed)
@@ -272,7 +274,7 @@ class Searcher:
         space = self.study.space
         options = []
         for index in self.uniform:
-            start = with_precision(found.picked, index)
+            start = with_precision(found.picked, index, space)
             try:
                 picked = repair(start, self.problem(budget.as_dict(), WIDTHS_ONLY))
             except HwfitError:
@@ -312,21 +314,9 @@ def predicted_cost(
 
 
 def fastest(space: Space, order: tuple[int, ...], cost: Cost) -> dict[str, float]:
-    """The least each metric can cost: the smallest architecture at the precision that is cheapest for it."""
+    """The least each metric can cost: the smallest architecture at the precisions that are cheapest for it."""
     kept = tuple(sorted(order[: space.depth[-1]]))
-    smallest = [
-        space.subnet(
-            space.hidden[-1],
-            space.heads[-1],
-            space.head_size[-1],
-            space.mlp[-1],
-            kept,
-            ((p,) * len(LINEARS),) * len(kept),
-            p,
-        )
-        for p in space.precisions
-    ]
-    costs = [cost(s) for s in smallest]
+    costs = [cost(s) for s in space.smallest(kept)]
     return {metric: min(c[metric] for c in costs) for metric in costs[0]}
 
 

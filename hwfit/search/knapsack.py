@@ -1,8 +1,9 @@
 """Knapsack: the subnet that the additive damage model likes best under a budget, over all widths and precisions.
 
 Given widths and depth, costs and damages of the precisions add up over linears, so one multiplier decides them all
-(Everett 1963): each linear takes the precision with the least damage + multiplier x cost. Widths are enumerated, least
-harmful first, and enumeration ends where the widths alone are worse than the best whole found.
+(Everett 1963): each linear, or block where its linears share one, takes the precision with the least damage +
+multiplier x cost; where blocks have MLP widths of their own, each takes its width likewise. The other widths are
+enumerated, least harmful first, and enumeration ends where the widths alone are worse than the best whole found.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from itertools import permutations, product
 import numpy as np
 from numpy.typing import NDArray
 
+from hwfit.search import items
 from hwfit.search.discretise import WIDTHS, Picked, Problem
 from hwfit.space import Space
 from hwfit.subnet import LINEARS
@@ -29,7 +31,8 @@ def best_by_damage(problem: Problem, allowed: Sequence[int] | None = None) -> Pi
     multiplier leaves unspent is at most one linear's step.
     """
     grid = _Grid.of(problem, allowed)
-    widths = list(product(*(range(len(grid.tables[axis]) if axis in problem.widths else 1) for axis in WIDTHS)))
+    free = {axis: axis in problem.widths and axis in grid.shared for axis in WIDTHS}
+    widths = list(product(*(range(len(grid.tables[axis]) if free[axis] else 1) for axis in WIDTHS)))
     harm = [grid.width_harm(choice) for choice in widths]
     best: tuple[float, Picked] | None = None
     for i in np.argsort(harm, kind="stable"):
@@ -44,11 +47,12 @@ def best_by_damage(problem: Problem, allowed: Sequence[int] | None = None) -> Pi
 def neighbours(picked: Picked, problem: Problem, allowed: Sequence[int] | None = None) -> list[Picked]:
     """The picks one width away, or with one width smaller and another larger, that keep every limit.
 
-    Each has the precisions that are best at its widths; least total damage first.
+    Each has the precisions (and MLP widths, if blocks have their own) that are best at its widths; least total damage
+    first.
     """
     grid = _Grid.of(problem, allowed)
-    here = tuple(getattr(picked, axis) for axis in WIDTHS)
-    unit = np.eye(len(WIDTHS), dtype=int)
+    here = tuple(getattr(picked, axis) if axis in grid.shared else 0 for axis in WIDTHS)
+    unit = np.eye(len(WIDTHS), dtype=int)[[axis in grid.shared for axis in WIDTHS]]
     steps = [*unit, *-unit, *(up - down for up, down in permutations(unit, 2))]
     out = []
     for step in steps:
@@ -64,50 +68,85 @@ def neighbours(picked: Picked, problem: Problem, allowed: Sequence[int] | None =
 
 @dataclass(frozen=True)
 class _Grid:
-    """The damage tables as arrays, and the precisions that may be chosen."""
+    """The damage tables as arrays, and the precisions that linears and the LM head may take."""
 
     tables: dict[str, Array]
     options: list[int]
+    head_options: list[int]
+    shared: tuple[str, ...]
+    """Axes with one choice for the whole model."""
 
     @classmethod
     def of(cls, problem: Problem, allowed: Sequence[int] | None) -> _Grid:
         tables = {axis: getattr(problem.damage, axis).double().numpy() for axis in (*WIDTHS, "precision", "lm_head")}
-        return cls(tables, list(range(len(problem.space.precisions)) if allowed is None else allowed))
+        shared = tuple(axis for axis in WIDTHS if axis != "mlp" or not problem.space.mlp_per_block)
+        linears, head = (problem.space.options(linear) for linear in (LINEARS[0], "lm_head"))
+        if allowed is not None:
+            linears = [o for o in allowed if o in linears]
+            head = [o for o in allowed if o in head] or head
+        return cls(tables, linears, head, shared)
 
     def width_harm(self, choice: Sequence[int]) -> float:
-        return float(sum(self.tables[axis][i] for axis, i in zip(WIDTHS, choice, strict=True)))
+        """Of the axes that all blocks share."""
+        return float(sum(self.tables[a][i] for a, i in zip(WIDTHS, choice, strict=True) if a in self.shared))
 
     def start(self, choice: Sequence[int], space: Space) -> Picked:
         """These widths at the first precision that may be chosen."""
-        first = self.options[0]
-        rows = ((first,) * len(LINEARS),) * space.shape.blocks
-        return Picked(**dict(zip(WIDTHS, choice, strict=True)), precision=rows, lm_head=first)
+        first, blocks = self.options[0], space.shape.blocks
+        widths: dict[str, int] = dict(zip(WIDTHS, choice, strict=True))
+        mlp = widths.pop("mlp")
+        rows = ((first,) * len(LINEARS),) * blocks
+        own = (mlp,) * blocks if "mlp" not in self.shared else mlp
+        return Picked(**widths, mlp=own, precision=rows, lm_head=self.head_options[0])
 
 
 def _precisions(start: Picked, grid: _Grid, problem: Problem) -> tuple[float, Picked] | None:
-    """Least damage and its pick at the widths of `start`."""
-    options, tables, limits = grid.options, grid.tables, problem.limits
-    kept = sorted(problem.block_order[: problem.space.depth[start.depth]])
+    """Least damage and its pick at the widths of `start`; MLP widths too, where blocks have their own."""
+    options, limits, space = grid.options, problem.limits, problem.space
+    if not options:
+        return None
+    kept = sorted(problem.block_order[: space.depth[start.depth]])
+    first = kept[0]
+    own = isinstance(start.mlp, tuple)
+    mlps = range(len(space.mlp)) if own and "mlp" in problem.widths else [0]
 
     def shares(picked: Picked) -> Array:
         costs = problem.cost_of(picked)
         return np.array([costs[name] / limit for name, limit in limits.items()])
 
     here = shares(start)
-    # share of each limit that a precision adds, by linear kind (the same in every block): [limits, kinds, options]
-    moved = np.zeros((len(limits), len(LINEARS) + 1, len(options)))
-    first, row = kept[0], start.precision[kept[0]]
-    for o, option in enumerate(options[1:], 1):
-        for j in range(len(LINEARS)):
-            changed = (*row[:j], option, *row[j + 1 :])
-            rows = (*start.precision[:first], changed, *start.precision[first + 1 :])
-            moved[:, j, o] = shares(replace(start, precision=rows)) - here
-        moved[:, -1, o] = shares(replace(start, lm_head=option)) - here
-    harm = tables["precision"][np.ix_(kept, range(len(LINEARS)), options)]  # [blocks, kinds, options]
-    harm = np.concatenate([harm.reshape(-1, len(options)), tables["lm_head"][None, options]])
-    moved = np.concatenate(
-        [np.tile(moved[:, :-1], (1, len(kept), 1)), moved[:, -1:]], axis=1
-    )  # [limits, linears, options]
+    # what an MLP width of one's own adds, and then a precision by linear kind: the same in every block
+    wider = np.zeros((len(limits), len(mlps)))
+    moved = np.zeros((len(limits), len(mlps), len(LINEARS), len(options)))
+    for m in mlps:
+        base = start.at(first, mlp=m) if own else start
+        at = shares(base)
+        wider[:, m], row = at - here, base.precision[first]
+        for o, option in enumerate(options[1:], 1):
+            for j in range(len(LINEARS)):
+                moved[:, m, j, o] = shares(base.at(first, row=(*row[:j], option, *row[j + 1 :]))) - at
+    head = np.stack([shares(replace(start, lm_head=o)) - here for o in grid.head_options], 1)[:, None]
+    harm = grid.tables["precision"][np.ix_(kept, range(len(LINEARS)), options)]  # [blocks, kinds, options]
+    mlp_harm = grid.tables["mlp"][np.ix_(kept, list(mlps))] if own else np.zeros((len(kept), 1))
+    tables = items.Tables(harm, moved, mlp_harm, wider)
+    packed = (items.blocks if space.precision_per == "block" else items.mlps if own else items.linears)(tables)
+    most = max(packed.harm.shape[-1], len(grid.head_options))
+    head_harm = grid.tables["lm_head"][None, grid.head_options]
+    harm = np.concatenate([items.padded(packed.harm, most), items.padded(head_harm, most)])  # [items, options]
+    moved = np.concatenate([items.padded(packed.moved, most), items.padded(head, most)], 1)  # [limits, items, options]
+    chosen = _least_harm(harm, moved, here)
+    if chosen is None:
+        return None
+    rows, widths = packed.read(chosen[:-1].clip(max=packed.harm.shape[-1] - 1))
+    for block, row, width in zip(kept, rows.tolist(), widths.tolist(), strict=True):
+        start = start.at(block, row=tuple(options[o] for o in row), mlp=width if own else None)
+    head_option = min(int(chosen[-1]), len(grid.head_options) - 1)
+    damage = float(harm[np.arange(len(chosen)), chosen].sum())
+    return damage, replace(start, lm_head=grid.head_options[head_option])
+
+
+def _least_harm(harm: Array, moved: Array, here: Array) -> NDArray[np.intp] | None:
+    """The option of each item `[items]` that one multiplier decides for; None if nothing keeps all limits."""
 
     def choose(multiplier: float) -> tuple[NDArray[np.intp], bool]:
         choice = (harm + multiplier * moved.sum(0)).argmin(1)
@@ -124,7 +163,4 @@ def _precisions(start: Picked, grid: _Grid, problem: Problem) -> tuple[float, Pi
             middle = np.sqrt(max(low, 1e-9) * high)
             trial, fits = choose(middle)
             low, high, choice = (low, middle, trial) if fits else (middle, high, choice)
-    picks = [options[c] for c in choice]
-    rows_by_block = {b: tuple(picks[i * len(LINEARS) : (i + 1) * len(LINEARS)]) for i, b in enumerate(kept)}
-    precision = tuple(rows_by_block.get(b, row) for b, row in enumerate(start.precision))
-    return float(harm[np.arange(len(choice)), choice].sum()), replace(start, precision=precision, lm_head=picks[-1])
+    return choice
