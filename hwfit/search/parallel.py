@@ -66,9 +66,7 @@ def share(count: int) -> slice:
     n = ranks()
     if count % n:
         allowed = f"{count // n * n} or {(count // n + 1) * n}" if count > n else str(n)
-        raise HwfitError(
-            f"{count} sequences a step do not divide among {n} processes; allowed: multiples, as {allowed}"
-        )
+        raise HwfitError(f"--sequences {count} does not divide among {n} processes; allowed: multiples, as {allowed}")
     return slice(rank() * count // n, (rank() + 1) * count // n)
 
 

@@ -71,7 +71,9 @@ class Part(nn.Module):
         self.down, self.up = nn.ParameterDict(), nn.ParameterDict()
         self.kept: dict[str, Tensor] = {}  # module -> which of A's inputs this step keeps, times 1 / (1 - dropout)
         self._rounded: dict[str, Tensor] = {}
-        for name in sorted(linears) if lora else ():
+        for name in sorted(linears):
+            if lora is None:
+                break
             n, k = weights[name].shape
             generator = torch.Generator().manual_seed(_seed(name, 0))
             drawn = torch.randn(lora.rank, k, generator=generator) / k**0.5  # on the CPU: the same on every device
@@ -214,10 +216,10 @@ class Student(nn.Module):
     def forward(self, ids: Tensor, seen: Callable[[int, Tensor], None] | None = None) -> Tensor:
         """Logits `[batch, seq, vocab]`; `seen(i, x)` observes the residual stream after the i-th kept block."""
         x = F.embedding(ids, self.table).to(self.dtype)
-        for part in self.parts[:-1]:
+        for i, part in enumerate(self.parts[:-1]):
             x = part(x)
             if seen:
-                seen(part.block, x)
+                seen(i, x)
         return self.parts[-1](x)
 
     @torch.no_grad()
