@@ -65,8 +65,9 @@ class Part(nn.Module):
         self.precision, self.grids = precision, grids
         self.recompute = False
         linears = {f"{module}.weight" for module in precision}
+        frozen = linears if lora else set()  # these may be the original's own tensors
         self.weights = nn.ParameterDict(
-            {_key(n): nn.Parameter(w.clone(), requires_grad=not lora or n not in linears) for n, w in weights.items()}
+            {_key(n): nn.Parameter(w if n in frozen else w.clone(), n not in frozen) for n, w in weights.items()}
         )
         self.down, self.up = nn.ParameterDict(), nn.ParameterDict()
         self.kept: dict[str, Tensor] = {}  # module -> which of A's inputs this step keeps, times 1 / (1 - dropout)

@@ -84,10 +84,11 @@ def study_of(
 ) -> Study:
     """`prepare` for token ids `[train + validation, seq]` that are there already; no tokenizer is needed."""
     config, shape = load_config(model), load_shape(model)
-    weights = {name: w.to(device) for name, w in load_weights(model).items()}
+    weights = load_weights(model)
+    weights = {name: weights.pop(name).to(device) for name in tuple(weights)}
     ids, rows = ids.to(device), settings.train + settings.validation
     importance = measure_importance(weights, config, ids[: settings.calibration], progress)
-    ordered = order_model(weights, shape, importance)
+    ordered = order_model(weights, shape, importance, take=True)
     dtype = kept_dtype(cache_dir / "dtype.txt", device)
     targets = make_targets(ordered.weights, config, ids, dtype=dtype, cache=cache_dir, progress=progress)
     space = Space.default(shape)
