@@ -111,7 +111,7 @@ def distil(
         whole.backward()
         norm = parallel.gathered(nn.utils.clip_grad_norm_(params, 1.0))
         optimizer.step()
-        return torch.stack([loss.detach().float(), norm.float()])
+        return torch.stack([loss.detach().float(), norm.to(loss.device, torch.float32)])
 
     stepper = Stepper(update, device, recorded)
     with training_stream(device if recorded else CPU), StepsLog(path, len(losses), settings.tensorboard) as log:

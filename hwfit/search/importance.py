@@ -23,8 +23,8 @@ class Importance:
     """`energy[module]`: mean square of each input channel. `blocks[b]`: 1 - cos(block input, block output).
 
     `neuron_peak[b]` is the largest magnitude of each MLP neuron's output in block b, first position included.
-    `moments[module]` is E[x x'] of the inputs, `[k, k]`, of every `o_proj` and `down_proj`; on the CPU, for they take as
-    much room as the weights and are read once a subnet.
+    `moments[module]` is E[x x'] of the inputs, `[k, k]`, of every `o_proj` and `down_proj`; on the CPU, for they take
+    as much room as the weights and are read once a subnet.
     """
 
     energy: dict[str, Tensor]
@@ -96,9 +96,7 @@ def measure_importance(
 
 
 @torch.no_grad()
-def order_model(
-    weights: dict[str, Tensor], shape: ModelShape, importance: Importance, take: bool = False
-) -> Ordered:
+def order_model(weights: dict[str, Tensor], shape: ModelShape, importance: Importance, take: bool = False) -> Ordered:
     """Permute MLP neurons and KV groups, most important first; the model's function does not change.
 
     A neuron or head channel counts as its mean squared input times the squared norm of the column that reads it.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -11,6 +11,7 @@ import psutil
 import torch
 
 from hwfit.errors import HwfitError, raise_all
+from hwfit.precision import Precision
 from hwfit.search.distil import DistilSettings
 from hwfit.search.optimise import SearchSettings
 from hwfit.search.scale_model import STAGES, TOP, Held, held
@@ -21,6 +22,8 @@ from hwfit.subnet import Subnet
 UNITS = {"MB": 1e6, "GB": 1e9, "TB": 1e12, "MiB": 2.0**20, "GiB": 2.0**30, "TiB": 2.0**40}
 RESERVED = 1.5e9
 """Bytes of a GPU that CUDA, its libraries and torch's allocator take beside tensors."""
+KINDS = {"supernet": ("what each choice costs", "supernet weights", "architecture"), "distil": ("distil",)}
+"""Stages that the same changes make smaller."""
 PROCESSES = (2, 4, 8, 16, 32, 64)
 
 
@@ -39,16 +42,16 @@ class Run:
 
     def held(self, *stages: str) -> dict[str, Held]:
         """Bytes of each stage on each device."""
-        search, distil = (
-            replace(s, sequences=max(1, s.sequences // self.processes)) for s in (self.search, self.distil)
-        )
+        n = self.processes
+        search = replace(self.search, sequences=max(1, self.search.sequences // n))
+        distil = replace(self.distil, sequences=max(1, self.distil.sequences // n))
         found = held(self.config, self.space, self.study.seq, search, distil, self.dtype, stages or STAGES, self.gpu)
         rows = max(0, self.study.train + self.study.validation - 8)  # the scale model keeps the answers for 8
         answers = rows * self.study.seq * (12 * TOP + 8)
         found = {name: replace(h, weights=h.weights + answers) for name, h in found.items()}
-        return {n: self._sharded(h, self.processes) if n == "distil" else h for n, h in found.items()}
+        return {n: self.sharded(h, self.processes) if n == "distil" else h for n, h in found.items()}
 
-    def _sharded(self, h: Held, processes: int) -> Held:
+    def sharded(self, h: Held, processes: int) -> Held:
         """Under FSDP2: a student's weights, gradients and moments divided, one part of it whole."""
         if processes == 1:
             return h
@@ -95,7 +98,11 @@ def plan_memory(run: Run, device: str, room: float, advise: bool = True) -> Plan
     """The plan of `run` on a device of that name with `room` bytes; without `advise` the ways stay empty."""
     stages = run.held()
     over = [name for name, h in stages.items() if h.peak > room]
-    ways = {name: tuple(_ways(run, name, room)) if advise else () for name in over}
+    ways: dict[str, tuple[str, ...]] = dict.fromkeys(over, ())
+    for kind, names in KINDS.items():
+        failing = [name for name in over if name in names]
+        if advise and failing:
+            ways |= dict.fromkeys(failing, tuple(_ways(run, kind, failing, room)))
     return Plan(device, room, stages, ways)
 
 
@@ -127,41 +134,38 @@ def surely_fits(run: Run, room: float) -> bool:
     return params * (40 + 2 * width) + tokens * a_token <= room
 
 
-def _ways(run: Run, stage: str, room: float) -> Iterator[str]:
-    """Changes of settings under which `stage` fits, each with its peak; the fewest changes first."""
-    for words, changed in _changes(run, stage):
-        peak = changed.held(stage)[stage].peak
+def _ways(run: Run, kind: str, stages: Sequence[str], room: float) -> Iterator[str]:
+    """Changes of settings under which all `stages` fit, each with its peak; the smallest change of each sort."""
+    for words, changed in _changes(run, kind):
+        peak = max(h.peak for h in changed.held(*stages).values())
         if peak <= room:
             yield f"{words} ({gb(peak)})"
-            if not words.startswith("torchrun"):
-                break
-    if stage == "distil":
-        wide = replace(run, distil=replace(run.distil, recompute=True))
-        base = wide.held(stage)[stage]
+            break
+    if kind == "distil":
+        whole = replace(run, processes=1, distil=replace(run.distil, recompute=True))
+        base = whole.held("distil")["distil"]
         for n in PROCESSES:
-            sharded = wide._sharded(base, n)
-            if sharded.peak <= room:
-                words = "torchrun --nproc-per-node" if n <= 8 else "torchrun with processes in all:"
-                yield f"{words} {n} with --recompute ({gb(sharded.peak)} each)"
+            if (sharded := whole.sharded(base, n)).peak <= room:
+                yield f"torchrun over {n} GPUs (--nproc-per-node) with --recompute ({gb(sharded.peak)} on each)"
                 break
 
 
-def _changes(run: Run, stage: str) -> Iterator[tuple[str, Run]]:
-    match stage:
-        case "distil":
-            recompute, one = replace(run.distil, recompute=True), replace(run.distil, recompute=True, sequences=1)
-            yield "--recompute", replace(run, distil=recompute)
-            yield "--recompute --sequences 1", replace(run, distil=one)
-            yield "--distil lora", replace(run, distil=replace(run.distil, method="lora"))
-            yield "--distil lora --recompute", replace(run, distil=replace(recompute, method="lora"))
-            yield "--distil lora --recompute --sequences 1", replace(run, distil=replace(one, method="lora"))
-        case "what each choice costs" | "supernet weights" | "architecture":
-            one = replace(run.search, sequences=1, judged=1)
-            yield "--sequences 1", replace(run, search=one)
-            names = [p.name for p in run.space.precisions]
-            for count in range(len(names) - 1, 1, -1):
-                kept = replace(run, space=replace(run.space, precisions=run.space.precisions[-count:]), search=one)
-                yield f"{count} precisions (--precision) and --sequences 1", kept
+def _changes(run: Run, kind: str) -> Iterator[tuple[str, Run]]:
+    if kind == "distil":
+        lean = replace(run.distil, recompute=True)
+        yield "--recompute", replace(run, distil=lean)
+        yield "--recompute --sequences 1", replace(run, distil=replace(lean, sequences=1))
+        yield "--distil lora", replace(run, distil=replace(run.distil, method="lora"))
+        yield "--distil lora --recompute", replace(run, distil=replace(lean, method="lora"))
+        yield "--distil lora --recompute --sequences 1", replace(run, distil=replace(lean, method="lora", sequences=1))
+        return
+    lean = replace(run.search, sequences=1, judged=1)
+    names = [p.name for p in run.space.precisions]
+    yield "--sequences 1", replace(run, search=lean)
+    for kept in ([*names[-3:]], [*names[-2:]], [names[-1]]):
+        space = replace(run.space, precisions=tuple(map(Precision.parse, kept)))
+        flags = " ".join(f"--precision {name}" for name in kept)
+        yield f"fewer precisions and sequences, such as {flags} --sequences 1", replace(run, space=space, search=lean)
 
 
 def gb(size: float) -> str:

@@ -8,14 +8,17 @@ two blocks are run. Low-rank pairs, whose rank is not divided, and what is kept 
 from __future__ import annotations
 
 import gc
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from hwfit.kernels.quantise import Grid, minmax_grid
 from hwfit.precision import Precision
+from hwfit.search import mixing, student
 from hwfit.search.distil import DistilSettings
 from hwfit.search.hidden import HiddenStates
 from hwfit.search.importance import Ordered, measure_importance, order_model
@@ -30,9 +33,14 @@ from hwfit.space import Space
 from hwfit.subnet import LINEARS, ModelShape, Subnet
 
 STAGES = ("importance", "original's answers", "what each choice costs", "supernet weights", "architecture", "distil")
-TRAINED = (1, 1, 2)
-PAIR_PARTS = {"what each choice costs": (2, 0, 0), "supernet weights": TRAINED, "architecture": (1, 0, 0)}
-"""How often a stage holds the low-rank pairs among its weights (gradients that stay are there), gradients, moments."""
+Copies = tuple[int, int, int]
+COPIES: dict[str, Copies] = {
+    "what each choice costs": (2, 0, 0),
+    "supernet weights": (1, 1, 2),
+    "architecture": (1, 0, 0),
+    "distil": (1, 1, 2),
+}
+"""How often a stage holds its low-rank pairs: among the weights (with gradients that stay), gradients, moments."""
 QUANTISER = 12
 """Bytes a weight of the linear whose clip ratios are being searched, on a GPU."""
 TOP = 64
@@ -43,7 +51,8 @@ TOP = 64
 class Held:
     """Bytes: `weights` and other tensors that stay, and what a step needs beyond them, gradients and moments at most.
 
-    `saved` is there after a forward pass, `gradients` after a backward one; `passing` comes and goes on top.
+    `saved` is there after a forward pass, `gradients` after a backward one; `passing` comes and goes on top. `pairs`
+    are elements of low-rank pairs of rank 1, not counted in the rest.
     """
 
     weights: float
@@ -51,6 +60,7 @@ class Held:
     gradients: float = 0.0
     adam: float = 0.0
     passing: float = 0.0
+    pairs: float = 0.0
 
     @property
     def peak(self) -> float:
@@ -62,31 +72,50 @@ class Held:
         def line(one: float, two: float) -> float:
             return one + (blocks - 1) * (two - one)
 
-        names = ("weights", "saved", "gradients", "adam")
+        names = ("weights", "saved", "gradients", "adam", "pairs")
         lines = {n: line(getattr(self, n), getattr(other, n)) for n in names}
         rising = line(self.passing, other.passing) if other.passing > self.passing else self.passing
         return Held(passing=rising, **lines)
 
-    def plus_pairs(self, numel: int, parts: tuple[int, int, int]) -> Held:
-        """With so many fp32 elements of low-rank pairs: copies among weights, gradients and moments."""
-        w, g, a = (4 * numel * part for part in parts)
-        return replace(self, weights=self.weights + w, gradients=self.gradients + g, adam=self.adam + a)
+    def without_pairs(self, pairs: Sequence[Tensor], copies: Copies) -> Held:
+        """With low-rank pairs of rank 1 that are held so often taken out, and counted in `pairs`."""
+        numel = sum(p.numel() for p in pairs)
+        return replace(self._plus(-numel, copies), pairs=numel)
 
-    def times(self, factor: float) -> Held:
-        return Held(*(factor * v for v in (self.weights, self.saved, self.gradients, self.adam, self.passing)))
+    def real(self, factor: int, rank: int, copies: Copies) -> Held:
+        """The same of the model that this one is a scale model of; its pairs have that rank."""
+        names = ("weights", "saved", "gradients", "adam", "passing")
+        scaled = replace(self, **{n: factor**2 * getattr(self, n) for n in names})
+        return scaled._plus(factor * rank * self.pairs, copies)
+
+    def _plus(self, numel: float, copies: Copies) -> Held:
+        w, g, a = (4 * numel * count for count in copies)
+        return replace(self, weights=self.weights + w, gradients=self.gradients + g, adam=self.adam + a)
 
 
 def factor_of(shape: ModelShape, space: Space) -> int:
-    """The largest power of two that divides all widths and leaves groups whole, and hidden sizes of 128 or more."""
+    """The largest power of two that divides the whole model's widths, leaves its groups whole and 128 channels."""
     group = max([p.group or 1 for p in space.precisions])
+
+    def divides(s: int) -> bool:
+        inputs = (shape.hidden, shape.mlp, *(shape.heads * d for d in space.head_size))
+        return all(w % (s * group) == 0 for w in inputs) and all(d % (2 * s) == 0 for d in space.head_size)
+
     s = 1
-    while (
-        shape.hidden // (2 * s) >= 128
-        and shape.head_size % (4 * s) == 0
-        and all(w % (2 * s * group) == 0 for w in (shape.hidden, shape.mlp, shape.heads * shape.head_size))
-    ):
+    while shape.hidden // (2 * s) >= 128 and divides(2 * s):
         s *= 2
     return s
+
+
+def scaled(space: Space, s: int, blocks: int) -> Space:
+    """The space with all widths divided by `s`, of a model of `blocks` blocks.
+
+    Narrower choices are rounded: they are masks, whose number counts and not their width.
+    """
+    of, axes = space.shape, ("hidden", "head_size", "mlp")
+    widths = {a: getattr(space, a) for a in axes}
+    shape = replace(of, vocab=-(-of.vocab // s), blocks=blocks, **{a: getattr(of, a) // s for a in axes})
+    return replace(space, shape=shape, depth=(blocks,), **{a: tuple(w // s for w in widths[a]) for a in axes})
 
 
 def held(
@@ -112,11 +141,8 @@ def held(
         one, two = (_Run(config, space, seq, search, distil, dtype, s, n, gpu).stages(wanted) for n in (1, 2))
     finally:
         gc.unfreeze()
-    real = {name: one[name].at(two[name], blocks).times(s * s) for name in one}
-    shared = search.rank * len(space.precisions) * _pair_ends(space.shape)
-    real = {name: h.plus_pairs(shared, PAIR_PARTS[name]) if name in PAIR_PARTS else h for name, h in real.items()}
-    if distil.pairs and "distil" in real:
-        real["distil"] = real["distil"].plus_pairs(distil.pairs.rank * _pair_ends(space.shape), TRAINED)
+    ranks = dict.fromkeys(one, search.rank) | {"distil": distil.lora.rank}
+    real = {n: one[n].at(two[n], blocks).real(s, ranks[n], COPIES.get(n, (0, 0, 0))) for n in one}
     if gpu and "what each choice costs" in real:
         found = real["what each choice costs"]
         search_bytes = QUANTISER * max(n * k for n, k, _ in largest(space).linears.values())
@@ -139,14 +165,12 @@ class _Run:
         blocks: int,
         moments_apart: bool,
     ):
-        shape = replace(space.shape, **{n: getattr(space.shape, n) // s for n in ("hidden", "head_size", "mlp")})
-        self.shape = replace(shape, vocab=-(-shape.vocab // s), blocks=blocks)
+        self.space = scaled(space, s, blocks)
+        self.shape = self.space.shape
         sizes = {"hidden_size": self.shape.hidden, "head_dim": self.shape.head_size, "vocab_size": self.shape.vocab}
         sizes |= {"intermediate_size": self.shape.mlp, "num_hidden_layers": blocks}
         self.config = {**config, **sizes, "num_key_value_heads": self.shape.kv_heads}
         self.config = {k: v for k, v in self.config.items() if k not in ("rope_scaling", "rope_parameters")}
-        widths = {a: tuple(max(1, v // s) for v in getattr(space, a)) for a in ("hidden", "head_size", "mlp")}
-        self.space = replace(space, shape=self.shape, depth=(blocks,), **widths)
         self.search, self.distil, self.dtype, self.moments_apart = search, distil, dtype, moments_apart
         self.rows = max(8, search.sequences, search.judged, distil.sequences)
         self.ids = torch.arange(self.rows * max(1, seq // s)).view(self.rows, -1) % self.shape.vocab
@@ -155,7 +179,7 @@ class _Run:
         self.apart = 0  # bytes that are not on the training device, or counted elsewhere
 
     def stages(self, wanted: set[str]) -> dict[str, Held]:
-        with self.live, torch.random.fork_rng(devices=[]):
+        with plain_grids(), self.live, torch.random.fork_rng(devices=[]):
             torch.manual_seed(0)
             out = {}
             ordered = self._read(out)
@@ -188,7 +212,7 @@ class _Run:
         net = Supernet(ordered.weights, self.config, self.space, order, ordered.energy, 1, self.dtype)
         measure_damage(net, targets.take(slice(0, self.search.judged)), progress=False)
         pairs = [p for name, p in net.named_parameters() if name.endswith(("up", "down"))]
-        out["what each choice costs"] = self._still().plus_pairs(-_numel(pairs), (2, 0, 0))
+        out["what each choice costs"] = self._still()
         for p in pairs:
             p.grad = None
         rows = targets.take(slice(0, self.search.sequences))
@@ -200,31 +224,34 @@ class _Run:
 
         out["supernet weights"] = self._step(
             pairs, lambda: distillation_loss(net(rows.ids, drawn(True)), rows), net.refresh
-        ).plus_pairs(-_numel(pairs), TRAINED)
+        )
         for p in pairs:
             p.requires_grad_(False)
         logits = list(architecture.parameters())
         out["architecture"] = self._step(logits, lambda: distillation_loss(net(rows.ids, drawn(False)), rows))
-        out["architecture"] = out["architecture"].plus_pairs(-_numel(pairs), (1, 0, 0))
+        for name in ("what each choice costs", "supernet weights", "architecture"):
+            out[name] = out[name].without_pairs(pairs, COPIES[name])
 
     def _distilled(self, out: dict[str, Held], ordered: Ordered, targets: Targets) -> None:
         self._begin()
         lora = self.distil.pairs and replace(self.distil.lora, rank=1)
         subnet = largest(self.space)
-        student = Student(ordered, self.config, subnet, self.dtype, lora, self.distil.recompute)
+        net = Student(ordered, self.config, subnet, self.dtype, lora, self.distil.recompute)
         hidden = HiddenStates(ordered, self.config, subnet, self.dtype) if self.distil.hidden else None
         rows = targets.take(slice(0, self.distil.sequences))
 
         def loss() -> Tensor:
-            student.drop(0)
-            answers = distillation_loss(student(rows.ids, hidden and hidden.watch(rows.ids)), rows)
+            net.drop(0)
+            answers = distillation_loss(net(rows.ids, hidden and hidden.watch(rows.ids)), rows)
             return answers + self.distil.hidden * hidden.distance() if hidden else answers
 
-        pairs = [p for n, p in student.named_parameters() if ".down." in n or ".up." in n]
-        trained = [p for p in student.parameters() if p.requires_grad]
-        out["distil"] = self._step(trained, loss).plus_pairs(-_numel(pairs), TRAINED)
+        pairs = [p for n, p in net.named_parameters() if ".down." in n or ".up." in n]
+        trained = [p for p in net.parameters() if p.requires_grad]
+        out["distil"] = self._step(trained, loss).without_pairs(pairs, COPIES["distil"])
 
-    def _step(self, params: list[Tensor], loss: Callable[[], Tensor], after: Callable[[], None] = lambda: None) -> Held:
+    def _step(
+        self, params: Sequence[Tensor], loss: Callable[[], Tensor], after: Callable[[], None] = lambda: None
+    ) -> Held:
         """A second training step: the first one makes the optimiser's moments."""
         optimizer = torch.optim.AdamW(params, lr=1e-4, fused=True)
         for _ in range(2):
@@ -252,6 +279,23 @@ class _Run:
         self.live.peak = self.live.now
 
 
+@contextmanager
+def plain_grids() -> Iterator[None]:
+    """Grids without the search for clip ratios, which takes nine tenths of the time: they are as large either way."""
+
+    def plain(w: Tensor, p: Precision, energy: Tensor | None = None) -> Grid:
+        return minmax_grid(w, p)
+
+    kept = [(module, module.clipped_grid) for module in (mixing, student)]
+    for module, _ in kept:
+        setattr(module, "clipped_grid", plain)  # noqa: B010
+    try:
+        yield
+    finally:
+        for module, function in kept:
+            setattr(module, "clipped_grid", function)  # noqa: B010
+
+
 def largest(space: Space) -> Subnet:
     """A subnet of full widths and depth whose linears take all precisions in turn."""
     s = space.shape
@@ -260,15 +304,6 @@ def largest(space: Space) -> Subnet:
     )
     head = max(space.precisions, key=_grid_bytes)
     return space.subnet(s.hidden, s.heads, s.head_size, s.mlp, tuple(range(s.blocks)), rows, head)
-
-
-def _pair_ends(shape: ModelShape) -> int:
-    """Elements of all linears' low-rank pairs at rank 1."""
-    return sum(n + k for n, k, _ in Subnet.whole(shape).linears.values())
-
-
-def _numel(params: Iterable[Tensor]) -> int:
-    return sum(p.numel() for p in params)
 
 
 def _grid_bytes(p: Precision) -> float:
