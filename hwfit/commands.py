@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
 from functools import partial
 from json import dumps
 from pathlib import Path
 
+import torch
 from rich.markup import escape
 from rich.table import Table as RichTable
 
@@ -15,7 +16,7 @@ from hwfit.demo import DemoSettings, run_demo
 from hwfit.deploy.bundle import load_bundle
 from hwfit.deploy.folder import ONNX, deploy
 from hwfit.deploy.hf import write_hf
-from hwfit.errors import HwfitError, nearest
+from hwfit.errors import HwfitError, nearest, raise_all
 from hwfit.evaluate.deployed import answers_file
 from hwfit.evaluate.judge import Exam, Quality, heldout_tokens, judge_all
 from hwfit.kernels.registry import get_backend
@@ -24,6 +25,7 @@ from hwfit.latency_models.load import load_latency
 from hwfit.lut_store.table import Table
 from hwfit.models import fetch as models
 from hwfit.models.llama import load_config, open_model
+from hwfit.plan_command import plan, refuse_too_little_memory
 from hwfit.predict_commands import advise, config_of, predict, workloads_of
 from hwfit.profiler.anchor import Anchor
 from hwfit.profiler.device import fingerprint
@@ -39,13 +41,13 @@ from hwfit.progress import out_console
 from hwfit.report.page import write_report
 from hwfit.report.results import Results, read_results
 from hwfit.report.table import rich_table
+from hwfit.search import parallel
 from hwfit.search.budget import Budget, refuse_infeasible
-from hwfit.search.distil import DistilSettings
 from hwfit.search.joint import fastest, predicted_cost
-from hwfit.search.optimise import SearchSettings
 from hwfit.search.run import distil_all, search_front
 from hwfit.search.study import StudySettings, prepare, training_device
-from hwfit.space_files import AUTO
+from hwfit.search.training import Training
+from hwfit.space_files import AUTO, Opened
 from hwfit.space_option import measurable, priced, space_of
 from hwfit.subnet import Subnet
 from hwfit.transfer_command import transfer
@@ -112,8 +114,8 @@ def profile(
 
 
 def search(
-    model: str,
-    budget: Sequence[str],
+    model: str | None = None,
+    budget: Sequence[str] = (),
     out: Path = Path("runs/search"),
     device: str = "cpu",
     tables: Path | None = None,
@@ -124,35 +126,87 @@ def search(
     front: int = 1,
     train_on: str | None = None,
     space: str = AUTO,
+    data: str | None = None,
+    sequences: int | None = None,
+    distil: str = "full",
+    hidden: float = 0.0,
+    lr: float | None = None,
+    supernet_lr: float | None = None,
+    architecture_lr: float | None = None,
+    recompute: bool = False,
+    checkpoint_minutes: float = 5.0,
+    tensorboard: bool = False,
+    dry_run: bool = False,
+    config: Path | None = None,
+    gpu_memory: str | None = None,
 ) -> dict[str, Path]:
     """Search MODEL for the best subnet under every --budget at once, distil it and export it to OUT.
 
     `device` is what the budgets are about; `train_on` (cpu or cuda, by default a GPU where there is one) is what the
     search and distillation run on. `front` > 1 adds looser budgets from the same supernet, each `FRONT_STEP` times the
-    one before. `space` is a preset's name or a .yaml file; `auto` gives up what the table cannot price.
+    one before. `space` is a preset's name or a .yaml file; `auto` gives up what the table cannot price. `data` is where
+    training text comes from in place of the file `text` (see `study.prepare`); the options from `sequences` on are
+    explained at `Training`. `dry_run` prints the memory plan and stops. Under torchrun all processes train, and the
+    first one measures, writes and prints. Raises `HwfitError` before anything trains for budgets that cannot be met,
+    too little memory or too little text.
     """
-    limits, trainer = Budget.parse(budget), training_device(train_on)
-    path = open_model(model)
-    config, workload = load_config(path), Workload()
+    rates = (sequences, lr, supernet_lr, architecture_lr)
+    training = Training(steps, distil_steps, *rates, distil, hidden, recompute, checkpoint_minutes, tensorboard)
+    training.check()
+    if dry_run:
+        plan(model, config, precision, device, gpu_memory, training, train_on, space)
+        return {}
+    only = {"--config": config, "--gpu-memory": gpu_memory}
+    raise_all([f"{flag} is for --dry-run alone; a search takes MODEL" for flag, value in only.items() if value])
+    if model is None:
+        raise HwfitError("MODEL is missing; give a known name (smollm2-135m), a directory, or a hub id")
+    limits, trainer = Budget.parse(budget), parallel.start(training_device(train_on))
+    out_console.quiet = not parallel.first()
+    try:
+        path = Path(parallel.from_first(lambda: str(open_model(model))))
+        given = data or (str(text) if text else None)
+        wanted = partial(space_of, path, space, precision, device)
+        return _search(model, path, limits, out, device, tables, given, wanted, precision, front, trainer, training)
+    finally:
+        out_console.quiet = False
+        parallel.stop()
+
+
+def _search(
+    model: str,
+    path: Path,
+    limits: Budget,
+    out: Path,
+    device: str,
+    tables: Path | None,
+    data: str | None,
+    wanted: Callable[[], Opened],
+    precision: Sequence[str],
+    front: int,
+    trainer: torch.device,
+    training: Training,
+) -> dict[str, Path]:
+    config, workload, progress = load_config(path), Workload(), parallel.first()
     latency = load_latency(fingerprint(device).key, tables)
-    wanted = space_of(path, space, precision, device)
-    offered = priced(wanted, latency, workload, model, device, tables, precision)
+    offered = priced(wanted(), latency, workload, model, device, tables, precision)
     refuse_infeasible(
         [limits], fastest(offered, tuple(range(offered.shape.blocks)), partial(predicted_cost, latency, workload))
     )
-    study = replace(prepare(path, StudySettings(), out / "checkpoints", text, device=trainer), space=offered)
+    refuse_too_little_memory(path, offered, training, trainer)
+    study = prepare(path, StudySettings(), out / "checkpoints", data, progress=progress, device=trainer)
+    study = replace(study, space=offered)
 
     def measure(subnets):
         times = time_subnets(subnets, config, workload, tables, device)
         return {name: {phase: t.p10 for phase, t in by_phase.items()} for name, by_phase in times.items()}
 
-    settings = SearchSettings(steps=steps)
     budgets = {
         "subnet" if i == 0 else f"subnet x{FRONT_STEP**i:.3g}": limits.scaled(FRONT_STEP**i) for i in range(front)
     }
-    choices = search_front(study, latency, workload, budgets, measure, settings, out)
-    folders = distil_all(study, choices, DistilSettings(steps=distil_steps), out)
-    for name, folder in folders.items():
+    rules = training.search_settings(), out
+    choices = search_front(study, latency, workload, budgets, measure, *rules, progress=progress)
+    folders = distil_all(study, choices, training.distil_settings(), out, progress=progress)
+    for name, folder in folders.items() if parallel.first() else ():
         finish(device, folder, path, workload)
         out_console.print(_describe(choices[name].subnet))
         out_console.print(f"{folder}")

@@ -30,6 +30,8 @@ LEVELS = {
             "table_commands",
             "transfer_command",
             "space_option",
+            "plan_command",
+            "__main__",
             "cli",
             "cli_tables",
         ),

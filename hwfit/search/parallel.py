@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Callable, Iterable
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
@@ -14,6 +14,8 @@ from torch.distributed.fsdp import FSDPModule, fully_shard
 from torch.distributed.tensor import DTensor, distribute_tensor
 
 from hwfit.errors import HwfitError
+
+T = TypeVar("T")
 
 
 def start(device: torch.device) -> torch.device:
@@ -46,6 +48,16 @@ def wait() -> None:
     """Until all processes have come here."""
     if ranks() > 1:
         dist.barrier()
+
+
+def in_turn(work: Callable[[], T]) -> T:
+    """What `work` returns, run by the first process before the others, who find what it wrote."""
+    if first():
+        out = work()
+        wait()
+        return out
+    wait()
+    return work()
 
 
 def ranks() -> int:

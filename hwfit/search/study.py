@@ -14,6 +14,7 @@ from torch import Tensor
 from hwfit.errors import HwfitError, nearest, raise_all
 from hwfit.files import write_text
 from hwfit.kernels.cuda_env import torch_problems
+from hwfit.models.generate import SELF_GENERATED, generated
 from hwfit.models.llama import load_config, load_shape, load_tokenizer, load_weights
 from hwfit.models.text import pack_tokens, train_texts
 from hwfit.search import parallel
@@ -54,23 +55,23 @@ def prepare(
     model: Path,
     settings: StudySettings,
     cache_dir: Path,
-    text: Path | None = None,
+    data: Path | str | None = None,
     progress: bool = True,
     device: torch.device = CPU,
 ) -> Study:
     """Read the model, order it by importance, and collect the original's answers (kept under `cache_dir`), on `device`.
 
-    `text` is a file of the user's own training documents; by default the train splits of the offline pack.
-    Raises `HwfitError` if there are too few documents.
+    `data` is a file of the user's own training documents, a hub data set's id, or `self-generated`: what the original
+    itself writes; by default the train splits of the offline pack. Raises `HwfitError` if there are too few tokens.
     """
     rows = settings.train + settings.validation
-    texts = train_texts(text, seed=settings.seed, progress=progress)
-    ids = pack_tokens(texts, load_tokenizer(model), rows * settings.seq, settings.seq)
-    if len(ids) < rows:
-        raise HwfitError(
-            f"training text holds {len(ids)} sequences of {settings.seq} tokens, the search needs {rows}; "
-            "give more documents, or fewer and shorter sequences"
+    if data == SELF_GENERATED:
+        ids = parallel.in_turn(
+            lambda: generated(model, rows, settings.seq, cache_dir, settings.seed, progress, device=device)
         )
+    else:
+        texts = train_texts(data, seed=settings.seed, progress=progress)
+        ids = pack_tokens(texts, load_tokenizer(model), rows * settings.seq, settings.seq)
     return study_of(model, ids, settings, cache_dir, progress, device)
 
 
