@@ -14,7 +14,7 @@ os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
 import typer
 from rich.console import Console
 
-from hwfit import cli_tables
+from hwfit import cli_export, cli_tables
 from hwfit.errors import HwfitError
 
 app = typer.Typer(
@@ -26,6 +26,7 @@ app = typer.Typer(
 )
 
 app.add_typer(cli_tables.app, name="tables")
+cli_export.register(app)
 
 Model = Annotated[str, typer.Argument(help="Known name (smollm2-135m), Llama-family directory, or hub id")]
 Device = Annotated[str, typer.Option(help="Device to measure on: cpu or cuda")]
@@ -187,16 +188,6 @@ def measure(
 ) -> None:
     """Time deployed models on this machine, interleaved."""
     _commands().measure(target, device, tables, seconds)
-
-
-@app.command()
-def export(
-    folder: Annotated[Path, typer.Argument(help="Folder with a searched subnet")],
-    out: Annotated[Path | None, typer.Option(help="Where to write [default: the folder itself]")] = None,
-    format: Annotated[str, typer.Option(help="onnx or hf")] = "onnx",
-) -> None:
-    """Write a searched subnet as an ONNX graph or a plain Hugging Face directory."""
-    _commands().export(folder, out, format)
 
 
 @app.command()

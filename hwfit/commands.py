@@ -13,12 +13,10 @@ from rich.markup import escape
 from rich.table import Table as RichTable
 
 from hwfit.demo import DemoSettings, run_demo
-from hwfit.deploy.bundle import load_bundle
-from hwfit.deploy.folder import ONNX, deploy
-from hwfit.deploy.hf import write_hf
-from hwfit.errors import HwfitError, nearest, raise_all
+from hwfit.errors import HwfitError, raise_all
 from hwfit.evaluate.deployed import answers_file
 from hwfit.evaluate.judge import Exam, Quality, heldout_tokens, judge_all
+from hwfit.export_command import export, generate
 from hwfit.kernels.registry import get_backend
 from hwfit.latency_models.active import most_telling
 from hwfit.latency_models.load import load_latency
@@ -53,7 +51,6 @@ from hwfit.subnet import Subnet
 from hwfit.transfer_command import transfer
 from hwfit.workload import PHASES, PhaseName, Workload
 
-FORMATS = ("onnx", "hf")
 FRONT_STEP = 1.25
 COLOURS = {"good": "green", "warn": "yellow", "bad": "red"}
 
@@ -247,16 +244,6 @@ def doctor(device: str = "cpu", json: bool = False) -> list[Finding]:
     return findings
 
 
-def export(folder: Path, out: Path | None = None, format: str = "onnx") -> Path:
-    """Write the bundle in FOLDER as an ONNX graph or as a plain Hugging Face directory."""
-    if format not in FORMATS:
-        raise HwfitError(f"--format '{format}' is unknown; {nearest(format, FORMATS)}")
-    bundle, target = load_bundle(folder), out or (folder / "hf" if format == "hf" else folder)
-    path = write_hf(bundle, folder, target) if format == "hf" else deploy(bundle, folder, target) / ONNX
-    out_console.print(str(path), soft_wrap=True)
-    return path
-
-
 def evaluate(
     target: Sequence[str],
     documents: int = 40,
@@ -321,6 +308,7 @@ __all__ = [
     "evaluate",
     "export",
     "fetch",
+    "generate",
     "measure",
     "predict",
     "profile",

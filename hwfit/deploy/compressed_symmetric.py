@@ -1,0 +1,39 @@
+"""compressed-tensors without zero points: what transformers loads, and any vLLM serves.
+
+transformers (5.24, with compressed-tensors 0.20) expects packed zero points at the size of unpacked ones and refuses a
+checkpoint that has them (vllm-project/llm-compressor#1704). A code less its zero point fits 8 symmetric bits, so such a
+linear is written with the same weights in 8 bits.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from hwfit.deploy import compressed
+from hwfit.deploy.bundle import Bundle
+from hwfit.deploy.compressed_schemes import quantised_linears
+from hwfit.deploy.regrid import with_precisions
+from hwfit.precision import Precision
+
+
+def without_zero_points(bundle: Bundle) -> Bundle:
+    """Every linear inside the blocks that has zero points in 8 symmetric bits, with the same weights."""
+    inside = quantised_linears(bundle.subnet)
+    old = {f"{name}.weight": p for name, p in inside.items() if not p.is_float and not p.symmetric}
+    return with_precisions(bundle, {name: Precision(8, 16, p.group) for name, p in old.items()})
+
+
+def problems(bundle: Bundle) -> list[str]:
+    return compressed.problems(without_zero_points(bundle))
+
+
+def nearest(bundle: Bundle) -> tuple[Bundle, list[str]]:
+    return compressed.nearest(without_zero_points(bundle))
+
+
+def write_symmetric(bundle: Bundle, tokenizer: Path, folder: Path) -> list[str]:
+    """As `write_compressed`, with a note on the linears that take more bits."""
+    wide = without_zero_points(bundle)
+    more = wide.subnet.weight_bytes / bundle.subnet.weight_bytes - 1
+    note = f"4 bits and fewer with zero points are written in 8 without, the same weights: {more:+.0%} bytes"
+    return [*([note] if wide.subnet != bundle.subnet else []), *compressed.write_compressed(wide, tokenizer, folder)]
