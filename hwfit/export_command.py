@@ -10,6 +10,7 @@ from typing import Any
 from hwfit.deploy.bundle import Bundle, load_bundle, quantise_bundle
 from hwfit.deploy.card import model_card
 from hwfit.deploy.exporters import Exported, export_bundle, find_exporter
+from hwfit.deploy.folder import TOKENIZERS
 from hwfit.deploy.generate import Generated
 from hwfit.deploy.generate import generate as continue_text
 from hwfit.deploy.origin import Origin
@@ -46,7 +47,14 @@ def export(
     def card(exported: Exported) -> str:
         return model_card(exported, origin, facts, bundle.subnet)
 
-    exported = export_bundle(bundle, source, target, format, nearest, max_context, card)
+    try:
+        exported = export_bundle(bundle, source, target, format, nearest, max_context, card)
+    except OSError as error:
+        need = bundle.subnet.params * 4 / 1e6
+        raise HwfitError(
+            f"--out {target}: cannot be written ({error.strerror or error}); nothing was left there. Free up to "
+            f"{need:.0f} MB or give another folder"
+        ) from error
     for note in exported.notes:
         out_console.print(f"note: {note}", soft_wrap=True, markup=False)
     out_console.print(f"{exported.bytes / 1e6:.1f} MB for {exported.exporter.tool}", markup=False)
@@ -68,6 +76,8 @@ def generate(
     Temperature 0 takes the likeliest token each time. `chat` puts the prompt into the tokenizer's chat template.
     """
     home = folder if folder.is_dir() else folder.parent
+    if not any((home / name).is_file() for name in TOKENIZERS):
+        raise HwfitError(f"{folder}: no tokenizer in it; give a folder that `hwfit search` or `hwfit export` wrote")
     tokenizer = load_tokenizer(home)
     ids = _prompt(tokenizer, prompt, chat)
     model: Any = open_deployed(device, folder, Workload(prompt=max(len(ids), 1), generate=max(tokens, 1)))

@@ -38,8 +38,8 @@ def model_card(exported: Exported, origin: Origin, facts: Facts, asked: Subnet) 
         *_front(exported, origin),
         f"# {name}, fitted by hwfit",
         "",
-        f"A part of {name} chosen by [hwfit](https://arxiv.org/abs/2606.04063)'s joint search over width, depth and "
-        f"precision, as {exported.exporter.tool} reads it. Written by hwfit {__version__}.",
+        f"A part of {name} for {exported.exporter.tool}. hwfit {__version__} chose its width, depth and precision "
+        "together against measured latencies (after [arXiv 2606.04063](https://arxiv.org/abs/2606.04063)).",
         "",
         "## Origin",
         "",

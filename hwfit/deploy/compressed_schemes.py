@@ -25,6 +25,10 @@ from hwfit.subnet import LINEARS, Subnet
 Kind = Literal["pack-quantized", "int-quantized", "float-quantized"]
 FUSED = (("q_proj", "k_proj", "v_proj"), ("gate_proj", "up_proj"))
 DENSE = Precision.parse("w16a16")
+_REASONS = {
+    "narrow": "2- or 3-bit weights with zero points in {}, which vLLM has no kernel for",
+    "differ": "precisions differ in {}, and vLLM makes one matrix of them",
+}
 
 
 @dataclass(frozen=True)
@@ -70,20 +74,32 @@ def quantised_linears(subnet: Subnet) -> dict[str, Precision]:
 
 
 def scheme_problems(bundle: Bundle) -> list[str]:
-    """Why vLLM would not serve the precisions as they are, one line each, with what `--nearest` writes."""
+    """Why vLLM would not serve the precisions as they are: a line for each kind of linears, with what `--nearest`
+    writes for the first of them."""
     chosen = nearest_precisions(bundle)
-    problems = []
+    found: dict[tuple[str, str], list[tuple[int, list[Precision]]]] = {}
     for i, row in enumerate(bundle.subnet.precision):
         by_name: dict[str, Precision] = dict(zip(LINEARS, row, strict=True))
         for parts in _sets():
             have = [by_name[x] for x in parts]
-            names = f"block {i}: {', '.join(parts)}"
-            instead = f"--nearest writes {chosen.get(f'{module_name(i, parts[0])}.weight', have[0])}, the same weights"
-            if any(not p.is_float and p.weight_bits < 4 for p in have):
-                problems.append(f"{names}: no 2- or 3-bit kernel with zero points ({_said(have)}); {instead}")
-            elif len({scheme_of(p) for p in have}) > 1:
-                problems.append(f"{names}: fused into one matrix, but of {_said(have)}; {instead}")
+            if why := _why_not(have):
+                found.setdefault((", ".join(parts), why), []).append((i, have))
+    problems = []
+    for (names, why), places in found.items():
+        block, have = places[0]
+        instead = chosen.get(f"{module_name(block, names.split(', ')[0])}.weight", have[0])
+        where = f"{len(places)} blocks, such as {block} ({', '.join(p.name for p in have)})"
+        problems.append(
+            f"{names}: {_REASONS[why].format(where)}; --nearest writes the same weights, there as {instead}"
+        )
     return problems
+
+
+def _why_not(have: Sequence[Precision]) -> str | None:
+    """Which of `_REASONS` keeps vLLM from serving linears that it makes one matrix of."""
+    if any(not p.is_float and p.weight_bits < 4 for p in have):
+        return "narrow"
+    return "differ" if len({scheme_of(p) for p in have}) > 1 else None
 
 
 def nearest_precisions(bundle: Bundle) -> dict[str, Precision]:
@@ -93,8 +109,7 @@ def nearest_precisions(bundle: Bundle) -> dict[str, Precision]:
         by_name: dict[str, Precision] = dict(zip(LINEARS, row, strict=True))
         for parts in _sets():
             have = [by_name[x] for x in parts]
-            narrow = any(not p.is_float and p.weight_bits < 4 for p in have)
-            if not narrow and len({scheme_of(p) for p in have}) == 1:
+            if not _why_not(have):
                 continue
             k = s.block_linears(i)[parts[0]][1]
             p = DENSE if all(x.is_float for x in have) else common_precision(have, k)
@@ -169,7 +184,3 @@ def _marlin_misfit(subnet: Subnet, name: str) -> bool:
 def _sets() -> list[tuple[str, ...]]:
     alone = [x for x in LINEARS if not any(x in parts for parts in FUSED)]
     return [*FUSED, *((x,) for x in alone)]
-
-
-def _said(have: Sequence[Precision]) -> str:
-    return ", ".join(p.name for p in have)

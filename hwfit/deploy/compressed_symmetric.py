@@ -28,12 +28,19 @@ def problems(bundle: Bundle) -> list[str]:
 
 
 def nearest(bundle: Bundle) -> tuple[Bundle, list[str]]:
-    return compressed.nearest(without_zero_points(bundle))
+    wide = without_zero_points(bundle)
+    found, changed = compressed.nearest(wide)
+    return found, _wider(bundle, wide) + changed
 
 
 def write_symmetric(bundle: Bundle, tokenizer: Path, folder: Path) -> list[str]:
     """As `write_compressed`, with a note on the linears that take more bits."""
     wide = without_zero_points(bundle)
+    return _wider(bundle, wide) + compressed.write_compressed(wide, tokenizer, folder)
+
+
+def _wider(bundle: Bundle, wide: Bundle) -> list[str]:
+    if wide.subnet == bundle.subnet:
+        return []
     more = wide.subnet.weight_bytes / bundle.subnet.weight_bytes - 1
-    note = f"4 bits and fewer with zero points are written in 8 without, the same weights: {more:+.0%} bytes"
-    return [*([note] if wide.subnet != bundle.subnet else []), *compressed.write_compressed(wide, tokenizer, folder)]
+    return [f"weights of 4 bits and fewer are written in 8 without zero points, the same values: {more:+.0%} bytes"]

@@ -1,4 +1,8 @@
-"""GGUF export: one file for llama.cpp, each tensor in the type that holds its grid (`gguf_types`)."""
+"""GGUF export: one file for llama.cpp, each tensor in the type that holds its grid (`gguf_types`).
+
+A Llama whose MLP widths differ between blocks is written as the architecture `deci`, which llama.cpp computes as a
+Llama with a width for each block.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +20,6 @@ from torch import Tensor
 from hwfit.deploy.bundle import FP8, Bundle, norm_names, weight_specs
 from hwfit.deploy.gguf_tokenizer import read_vocabulary
 from hwfit.deploy.gguf_types import typed
-from hwfit.deploy.hf import evened, uneven_problems
 from hwfit.deploy.origin import Origin
 from hwfit.errors import raise_all
 from hwfit.files import replacing
@@ -57,15 +60,16 @@ class _Kept:
 
 def problems(bundle: Bundle) -> list[str]:
     config = bundle.config
-    found = uneven_problems(bundle) + rotary_problems(config)
-    return found + [
+    return rotary_problems(config) + [
         f"config: {key}={config[key]} is not supported in GGUF export; allowed: {allowed}"
         for key, allowed in (("attention_bias", False), ("mlp_bias", False), ("hidden_act", "silu"))
         if config.get(key, allowed) != allowed
     ]
 
 
-nearest = evened
+def nearest(bundle: Bundle) -> tuple[Bundle, list[str]]:
+    """The bundle itself: GGUF holds every width and precision."""
+    return bundle, []
 
 
 def write_gguf(bundle: Bundle, tokenizer: Path, folder: Path) -> list[str]:
@@ -78,7 +82,7 @@ def write_gguf(bundle: Bundle, tokenizer: Path, folder: Path) -> list[str]:
     vocabulary = read_vocabulary(tokenizer, bundle.config, s.vocab)
     kept: dict[tuple[str, Type], _Kept] = {}
     with replacing(folder / GGUF) as temporary:
-        writer = GGUFWriter(temporary, "llama")
+        writer = GGUFWriter(temporary, "llama" if len(set(s.mlp)) == 1 else "deci")
         types = _add_tensors(writer, bundle, kept)
         _add_keys(writer, bundle, Origin.of(tokenizer), types.most_common(1)[0][0])
         vocabulary.write(writer)
@@ -90,13 +94,17 @@ def write_gguf(bundle: Bundle, tokenizer: Path, folder: Path) -> list[str]:
         f"{k.count} weights at {name} -> {kind.name}, which changes them by {_percent(k)} (root mean square)"
         for (name, kind), k in sorted(kept.items())
     ]
-    if s.hidden % s.heads:
-        notes.append(
-            f"transformers does not read a Llama GGUF of hidden size {s.hidden} and {s.heads} heads; llama.cpp does"
-        )
-    if Rotary.of(bundle.config).stretch:
-        notes.append("transformers ignores rope_freqs, which stretches the rotary embedding here; llama.cpp does not")
+    notes += [
+        f"transformers does not read this file right, llama.cpp does: {why}" for why in _beyond_transformers(bundle)
+    ]
     return [*notes, "activations are rounded as llama.cpp does (int8 in blocks of 32 or 256 of a row)"]
+
+
+def _beyond_transformers(bundle: Bundle) -> list[str]:
+    s = bundle.subnet
+    found = [f"it takes no Llama of hidden size {s.hidden} and {s.heads} heads"] if s.hidden % s.heads else []
+    found += ["it takes no MLP widths that differ between blocks"] if len(set(s.mlp)) > 1 else []
+    return found + (["it ignores rope_freqs, the stretch of the rotary"] if Rotary.of(bundle.config).stretch else [])
 
 
 def gguf_name(name: str) -> str:
@@ -155,7 +163,7 @@ def _add_keys(writer: GGUFWriter, bundle: Bundle, origin: Origin, most: Type) ->
     writer.add_context_length(int(config.get("max_position_embeddings") or 2048))
     writer.add_block_count(len(s.blocks))
     writer.add_embedding_length(s.hidden)
-    writer.add_feed_forward_length(s.mlp[0])
+    writer.add_feed_forward_length(s.mlp[0] if len(set(s.mlp)) == 1 else list(s.mlp))
     writer.add_head_count(s.heads)
     writer.add_head_count_kv(s.kv_heads)
     writer.add_key_length(s.head_size)

@@ -31,14 +31,14 @@ def write_hf(bundle: Bundle, tokenizer: Path, folder: Path) -> list[str]:
 
 
 def uneven_problems(bundle: Bundle) -> list[str]:
-    """Why no Llama of transformers, vLLM or llama.cpp holds the bundle, one line or none."""
+    """Why no Llama of transformers or vLLM holds the bundle, one line or none."""
     widths = sorted(set(bundle.subnet.mlp))
     if len(widths) == 1:
         return []
     return [
         f"subnet: MLP widths differ between blocks ({widths}) and a Llama has one for all; the nearest is "
         f"{even_width(bundle)} in every block, filled up with zeros (the same function), which --nearest writes; "
-        "--format onnx takes the widths as they are"
+        "--format onnx and gguf take the widths as they are"
     ]
 
 

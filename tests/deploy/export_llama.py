@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,7 @@ from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 from hwfit.deploy.bundle import Bundle, dense_weights, quantise_bundle, save_bundle
 from hwfit.deploy.slice import subnet_config
 from hwfit.precision import Precision
-from hwfit.subnet import LINEARS
+from hwfit.subnet import LINEARS, Subnet
 
 MIXED = ("w32", "w16a16", "w8a8", "w8a8g32", "w4a8g32", "w4a8g64", "w4a16g32", "w3a16g32", "w2a8g32", "w8a16", "w4a16")
 SERVED = ("w8a8g32", "w4a8g32", "w8a8", "w4a16", "w8a16", "w16a16", "fp8")
@@ -33,20 +33,9 @@ def searched(
     overrides = {"rope_parameters": rope} if rope else {}
     weights, shape, config = parts(tiny_llama(intermediate_size=256, bos_token_id=1, eos_token_id=2, **overrides))
     kept = {"hidden": 96, "heads": 6, "kv_heads": 3, "head_size": 16, "blocks": (0, 1, 3), "mlp": (128,) * 3, **sizes}
-    from hwfit.subnet import Subnet
-
     whole = Subnet.whole(shape)
     subnet = dataclasses.replace(whole, **kept, precision=whole.precision[: len(kept["blocks"])])
     return quantise_bundle(weights, shape, config, random_precisions(subnet, seed, choices))
-
-
-def fused_alike(bundle: Bundle) -> Bundle:
-    """q, k, v alike, and gate and up, as vLLM wants them: cut anew at the first one's precision."""
-    from hwfit.deploy.slice import check_slice  # noqa: F401 (the subnet is cut out of the same model)
-
-    rows = tuple((row[0], row[0], row[0], row[3], row[4], row[4], row[6]) for row in bundle.subnet.precision)
-    weights, shape, config = parts(tiny_llama(intermediate_size=256, bos_token_id=1, eos_token_id=2))
-    return quantise_bundle(weights, shape, config, dataclasses.replace(bundle.subnet, precision=rows))
 
 
 def byte_tokenizer(digits: bool = False) -> PreTrainedTokenizerFast:
@@ -80,20 +69,22 @@ def module_precisions(bundle: Bundle) -> dict[str, Precision]:
     return found
 
 
+def padded(weights: dict[str, Tensor], widths: Sequence[int]) -> dict[str, Tensor]:
+    """Every block's MLP as wide as the widest, with zeros."""
+    out = dict(weights)
+    for i, width in enumerate(widths):
+        more = max(widths) - width
+        for name, pad in (("gate_proj", (0, 0, 0, more)), ("up_proj", (0, 0, 0, more)), ("down_proj", (0, more))):
+            key = f"model.layers.{i}.mlp.{name}.weight"
+            out[key] = torch.nn.functional.pad(weights[key], pad)
+    return out
+
+
 def twin(bundle: Bundle, change: Callable[[Precision, Tensor], Tensor] = lambda p, x: x) -> LlamaForCausalLM:
     """The fake-quantised subnet in torch; `change` rounds a linear's inputs. Each block has its own MLP width."""
     weights = dense_weights(bundle)
     config = subnet_config(bundle.config, bundle.subnet, uneven_mlp=True)
-    if len(set(bundle.subnet.mlp)) == 1:
-        model = llama_with(weights, config)
-    else:
-        padded = dict(weights)
-        for i, width in enumerate(bundle.subnet.mlp):
-            more = max(bundle.subnet.mlp) - width
-            for name, pad in (("gate_proj", (0, 0, 0, more)), ("up_proj", (0, 0, 0, more)), ("down_proj", (0, more))):
-                key = f"model.layers.{i}.mlp.{name}.weight"
-                padded[key] = torch.nn.functional.pad(weights[key], pad)
-        model = llama_with(padded, config)
+    model = llama_with(padded(weights, bundle.subnet.mlp), config)
     precisions = module_precisions(bundle)
     hook_inputs(model, lambda name, x: change(precisions[name], x))
     return model
