@@ -75,7 +75,8 @@ def decoder(
     """Runs `blocks` in order over the residual stream `x[batch, seq, hidden]`.
 
     `gate(block)` scales what a block adds to the stream; `seen(block, x)` observes each block's input. With
-    `recompute`, backwards runs each block again in place of remembering it (gradient checkpointing).
+    `recompute`, backwards runs each block again in place of remembering it (gradient checkpointing); what is passed in
+    must then draw no random numbers.
     """
     a = attention
     batch, seq, _ = x.shape
@@ -97,7 +98,7 @@ def decoder(
         if seen:
             seen(block, x)
         if recompute and torch.is_grad_enabled():
-            x = checkpoint(run, x, block, use_reentrant=False)  # pyright: ignore[reportAssignmentType]
+            x = checkpoint(run, x, block, use_reentrant=False, preserve_rng_state=False)  # pyright: ignore[reportAssignmentType]
         else:
             x = run(x, block)
     return x

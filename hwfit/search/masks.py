@@ -7,7 +7,7 @@ product of r[m] = sum_j p_out(j) 1[m < M_j] and c[n] = sum_i p_in(i) 1[n < N_i].
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from functools import cache
 from typing import Any
 
@@ -40,7 +40,8 @@ class Masks:
 
     def map(self, f: Callable[[Tensor], Tensor]) -> Masks:
         """The same with `f` applied to every mask."""
-        return Masks(*(None if (t := getattr(self, field.name)) is None else f(t) for field in fields(self)))
+        given = {field.name: getattr(self, field.name) for field in fields(self)}
+        return replace(self, **{name: f(t) for name, t in given.items() if t is not None})
 
 
 def masked(x: Tensor, mask: Tensor | None) -> Tensor:

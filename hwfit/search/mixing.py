@@ -33,7 +33,7 @@ class Kinds:
         return len(self.example)
 
     def share(self, alpha: Tensor, cut: Tensor | None = None) -> Tensor:
-        """`alpha[precisions]` added up by kind; times `cut[choices]`, flat, if given: `[kinds]` or `[kinds x choices]`."""
+        """`alpha[precisions]` added up by kind: `[kinds]`; with `cut[choices]`, times those: `[kinds x choices]`."""
         share = alpha @ self.spread.to(alpha.dtype)
         return share if cut is None else torch.outer(share, cut).flatten()
 
@@ -181,7 +181,7 @@ class _MixedActivations(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, share: Tensor, *rounded: Tensor) -> Tensor:
-        ctx.save_for_backward(share, *rounded)
+        ctx.save_for_backward(*rounded)
         out = rounded[0] * share[0].to(x.dtype)
         for part, a in zip(rounded[1:], share[1:], strict=True):
             out.addcmul_(part, a.to(x.dtype))
@@ -189,8 +189,7 @@ class _MixedActivations(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        share, *rounded = ctx.saved_tensors
-        (grad,) = grads
+        rounded, (grad,) = ctx.saved_tensors, grads
         grad_share = torch.stack([_dot(part, grad) for part in rounded]) if ctx.needs_input_grad[1] else None
         return grad, grad_share, *(None for _ in rounded)
 

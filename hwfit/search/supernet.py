@@ -61,9 +61,7 @@ class Supernet(nn.Module):
         self.linears = nn.ModuleDict()
         self.activations = ActivationMix(space.precisions, self.device)
         self.names = [(b, name) for b in range(s.blocks) for name in LINEARS] + [(-1, "lm_head")]
-        # rounding without groups is each weight's own, or nearly so: see ARCHITECTURE
-        cut = space.head_size != (s.head_size,) and any(p.group for p in space.precisions)
-        self.cuts = [c.to(self.device) for c in head_size_cuts(space)] if cut else []
+        self.cuts = self.cuts_of(space, self.device)
         with track(len(self.names), "Quantising the supernet", progress) as advance:
             for seed, (block, name) in enumerate(self.names):
                 module = weight_name(block, name)
@@ -78,6 +76,15 @@ class Supernet(nn.Module):
                 linear.refresh(dtype)
                 self.linears[_key(block, name)] = linear
                 advance()
+
+    @staticmethod
+    def cuts_of(space: Space, device: torch.device) -> list[Tensor]:
+        """What each head size keeps of `o_proj`'s inputs, if there are groups for a choice of it to cut through.
+
+        Precisions without groups keep the scale of the whole row at every width.
+        """
+        cut = space.head_size != (space.shape.head_size,) and any(p.group for p in space.precisions)
+        return [kept.to(device) for kept in head_size_cuts(space)] if cut else []
 
     def refresh(self) -> None:
         """Requantise after a weight step."""
