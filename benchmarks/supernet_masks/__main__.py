@@ -11,14 +11,15 @@ and input: 15 x 8 = 120 for q, k, v and o there, 4 x 8 = 32 for gate, up and dow
 `step`: a whole training step with quantisation on (`step`). Its loops are mixed one linear at a time, as for `layers`,
 and added to the time of the rest: remembered at once, what autograd keeps of all slices would take 42 GB at 15,360.
 All slices and masks are really run at 15,360. Elsewhere about `--sample` slices of each linear, spread evenly, and as
-small a part of the stack's rows are run and the rest is charged at the same rate (`loops_share` is printed).
+small a part of the stack's rows are run, and the rest is charged at the same rate (`all_run` is 0 then). Loops that are
+tight are always run whole. What is run whole is run once.
 
 Seconds are medians over turns in which all forms alternate, `_spread` is (largest - smallest) / median over turns.
-`extra_mb` is the peak memory of a forward and backward of the block beyond that of the same block without any choice
-of width; `copies_mb` what `o_proj` holds in copies of each head size (only with quantisation in groups).
+`extra_mb` is the peak memory of a forward and backward of the block at full precision beyond that of the same block
+without any choice of width; `step.copies_mb` what `o_proj` holds in copies of each head size, with quantisation on.
 `max_abs_diff`: outputs and gradients, ours against loops and stacked masks that were run whole, over the largest
-magnitude of each. With quantisation on a weight at a rounding boundary can fall to either side, so `step_rms_diff` is
-relative root mean square.
+magnitude of each. With quantisation on, values at a rounding boundary can fall to either side, so `step.rms_diff`
+(and that of the gradients of precisions and pairs) is a relative root mean square.
 """
 
 from __future__ import annotations
@@ -97,7 +98,7 @@ def measure(shape: ModelShape, options: argparse.Namespace) -> Figures:
         net = Supernet(weights, config(shape), space_of(options.counts[0], QUANTISED, shape), (0,))
         for count in options.counts:
             offer(net, space_of(count, QUANTISED, shape))
-            figures |= _of_step(f"c{count}", net, options, clock, found[count], advance)
+            figures |= _of_step(count, net, options, clock, found[count], advance)
     return figures | {"max_abs_diff": worst}
 
 
@@ -121,25 +122,25 @@ def _of_layers(at: str, times: Times, extra: float) -> Figures:
 
 
 def _of_step(
-    at: str, net: Supernet, options: argparse.Namespace, clock: Clock, layers: Times, advance: Callable[..., None]
+    count: int, net: Supernet, options: argparse.Namespace, clock: Clock, layers: Times, advance: Callable[..., None]
 ) -> Figures:
-    step = Step(net, options.tokens)
-    choices = soft_choices(net.space, net.device)
+    at, step, choices = f"c{count}.step", Step(net, options.tokens), soft_choices(net.space, net.device)
     handed = leaves(step.handed(choices))
     ours, rest = [], []
-    for _ in range(options.rounds):
+    for turn in range(options.rounds):
         ours.append(clock.seconds(lambda: step.ours(choices)))
-        advance(note="step")
-        rest.append(clock.seconds(lambda: step.rest_of_theirs(choices, handed)))
-        advance(note="step, rounding what is mixed")
-    output, gradient = step.difference()
-    copies = net.linear(0, CUT).bank
-    out = {f"{at}.step.ours_s": median(ours), f"{at}.step.ours_spread": (max(ours) - min(ours)) / median(ours)}
+        if turn == 0 or count in EVERYTHING:
+            rest.append(clock.seconds(lambda: step.rest_of_theirs(choices, handed)))
+        advance(2, note="step")
+    out = {f"{at}.ours_s": median(ours), f"{at}.ours_spread": (max(ours) - min(ours)) / median(ours)}
+    out |= {f"{at}.rounding_what_is_mixed_s": median(rest)}
     for form in RIVALS:
         whole = median(rest) + layers.mixed(form)
-        out |= {f"{at}.step.{form}_s": whole, f"{at}.step.speedup_over_{form}": whole / median(ours)}
-    out |= {f"{at}.step.rms_diff": output, f"{at}.step.gradient_rms_diff": gradient}
-    return out | {f"{at}.step.copies_mb": copies.nbytes * (1 - 1 / max(1, len(net.cuts))) / 1e6}
+        out |= {f"{at}.{form}_s": whole, f"{at}.speedup_over_{form}": whole / median(ours)}
+    if count in EVERYTHING:
+        output, gradient = step.difference()
+        out |= {f"{at}.rms_diff": output, f"{at}.gradient_rms_diff": gradient}
+    return out | {f"{at}.copies_mb": net.linear(0, CUT).bank.nbytes * (1 - 1 / max(1, len(net.cuts))) / 1e6}
 
 
 if __name__ == "__main__":

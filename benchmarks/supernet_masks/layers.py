@@ -11,10 +11,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from benchmarks.supernet_masks.rivals import RIVALS, Axis, Pairs
+from benchmarks.supernet_masks.rivals import RIVALS, SAMPLED, Axis, Pairs
 from benchmarks.supernet_masks.setting import Clock, soft_choices
 from hwfit.latency_models.choices import Choices
 from hwfit.search.forward import GATE_UP, QKV
+from hwfit.search.masks import masked
 from hwfit.search.supernet import Mix, Supernet
 from hwfit.space import LINEAR_WIDTHS
 
@@ -53,8 +54,9 @@ class Layers:
     clock: Clock
 
     def measure(self, rounds: int, sample: int, everything: bool, advance: Callable[..., None]) -> Times:
-        """All forms in turns, site by site. Rivals run about `sample` slices of a linear at most, or as small a part of
-        its rows, unless `everything`; what was left out is charged at the same rate. Loops run everything once only.
+        """All forms in turns, site by site. Rivals in `SAMPLED` run about `sample` slices of a linear at most, or as
+        small a part of its rows, unless `everything`; what was left out is charged at the same rate. What is run whole
+        is run once.
         """
         out = Times()
         for names in SITES:
@@ -63,13 +65,12 @@ class Layers:
             mine = self.ours(choices, names, x, directions)
             for turn in range(rounds):
                 for form in RIVALS:
-                    theirs = []
+                    whole, theirs = everything or form not in SAMPLED, []
                     for name, direction in zip(names, directions, strict=True):
-                        if turn and form == "loops" and everything:
+                        if whole and turn:
                             continue
-                        parts = 1 if everything else max(1, -(-len(self._pairs(name)) // sample))
-                        got = self._rival(form, name, choices, x, direction, parts, out)
-                        theirs.append(got)
+                        parts = 1 if whole else max(1, -(-len(self._pairs(name)) // sample))
+                        theirs.append(self._rival(form, name, choices, x, direction, parts, out))
                         out.whole[form] &= parts == 1
                     if theirs and out.whole[form]:
                         out.difference = max(out.difference, _difference(mine, theirs))
@@ -82,7 +83,8 @@ class Layers:
         self, choices: Choices, names: tuple[str, ...], x: Tensor, directions: Sequence[Tensor]
     ) -> dict[str, Tensor]:
         """Outputs, and gradients of the input and every width: the supernet's own code."""
-        ys = Mix(self.net, choices).project(0, names, x)
+        mix = Mix(self.net, choices)
+        ys = mix.linears(0, names, masked(x, mix.inner(0, names[0])))
         loss = torch.stack([(y * d).sum() for y, d in zip(ys, directions, strict=True)]).sum()
         return dict(zip(names, ys, strict=True)) | _gradients(loss, choices, x)
 

@@ -45,6 +45,10 @@ class RoundedAfterMixing(Mix):
             out.append(F.linear(mix.mixed(x, rounded, alpha, cut), self.weight(block, name, alpha)))
         return out
 
+    def norm(self, block: int, name: str, x: Tensor) -> Tensor:
+        y = super().norm(block, name, x)
+        return y if self.masks.hidden is None else y * self.masks.hidden
+
     def weight(self, block: int, name: str, alpha: Tensor) -> Tensor:
         linear = self.net.linear(block, name)
         r, columns = self.masks.of(LINEAR_WIDTHS[name][0], block), self.columns(block, name)

@@ -107,7 +107,7 @@ class Supernet(nn.Module):
         x = masked(F.embedding(ids, self.embed), mix.masks.hidden)
         recompute = self.recompute and watch is None
         x = decoder(x, mix.blocks, self.attention, mix.project, mix.norm, mix.gate, recompute=recompute)
-        return mix.project(-1, ("lm_head",), mix.normed("model.norm.weight", x))[0]
+        return mix.project(-1, ("lm_head",), rms_norm(x, self.gains["model.norm.weight"], self.eps))[0]
 
 
 class Mix:
@@ -129,11 +129,24 @@ class Mix:
         self.alphas["lm_head"] = c.lm_head[None].to(net.device)
 
     def project(self, block: int, names: tuple[str, ...], x: Tensor) -> list[Tensor]:
-        """What the mixed linears `names` of a block make of `x[batch, seq, k]`, their common input."""
+        """What the mixed linears `names` of a block make of `x[batch, seq, k]`, which follows a norm or a linear.
+
+        After a norm the mask counts twice, for the norm's gains are mixed as well.
+        """
+        mask = self.inner(block, names[0])
+        if mask is not None and LINEAR_WIDTHS[names[0]][1] == "hidden":
+            mask = mask * mask
+        return self.linears(block, names, masked(x, mask))
+
+    def inner(self, block: int, name: str) -> Tensor | None:
+        """The mask of a linear's inputs; the copies of a cut hold the choice of head size themselves."""
+        cut = name == CUT and self.net.cuts
+        return self.masks.heads if cut else self.masks.of(LINEAR_WIDTHS[name][1], block)
+
+    def linears(self, block: int, names: tuple[str, ...], x: Tensor) -> list[Tensor]:
+        """The mixed and masked outputs of linears whose common input is masked already."""
         net, cuts = self.net, self.net.cuts if CUT in names else []
-        # the copies of a cut hold the choice of head size themselves
-        x = masked(x, self.masks.heads if cuts else self.masks.of(LINEAR_WIDTHS[names[0]][1], block))
-        out = []
+        out: list[Tensor] = []
         cut = self.head_size if cuts else None
         rounded = [] if self.certain else net.activations.every(x, cuts)
         known: dict[int, Tensor] = {}
@@ -154,12 +167,8 @@ class Mix:
         return out
 
     def norm(self, block: int, name: str, x: Tensor) -> Tensor:
-        return self.normed(f"model.layers.{block}.{name}.weight", x)
-
-    def normed(self, gain: str, x: Tensor) -> Tensor:
-        """RMSNorm with a mixed gain."""
-        weight, hidden = self.net.gains[gain], self.masks.hidden
-        return rms_norm(x, weight if hidden is None else weight * hidden, self.net.eps)
+        """RMSNorm; `project` masks its gains together with the inputs of what follows."""
+        return rms_norm(x, self.net.gains[f"model.layers.{block}.{name}.weight"], self.net.eps)
 
     def gate(self, block: int) -> Tensor:
         """Probability that a block is kept."""
