@@ -24,7 +24,8 @@ LEAST = 1e-10
 class Masks:
     """Soft masks of the widths, each `[full width]`: 1 where every choice keeps the channel.
 
-    None where there is no choice. `heads` is `q` without the choice of head size.
+    None where there is no choice. `heads` is `q` without the choice of head size. `mlp` is `[blocks, full width]` where
+    each block has an MLP width of its own.
     """
 
     hidden: Tensor | None
@@ -35,8 +36,9 @@ class Masks:
     vocab: None = None
 
     def of(self, width: Width, block: int) -> Tensor | None:
-        """The mask of one width in one block."""
-        return getattr(self, width)
+        """The mask `[full width]` of one width in one block; None for what is never cut."""
+        mask: Tensor | None = getattr(self, width)
+        return mask[block] if mask is not None and mask.dim() > 1 else mask
 
     def map(self, f: Callable[[Tensor], Tensor]) -> Masks:
         """The same with `f` applied to every mask."""
@@ -86,7 +88,8 @@ def head_size_indicator(sizes: tuple[int, ...], full: int) -> Tensor:
 
 
 def soft_masks(space: Space, hidden: Tensor, heads: Tensor, head_size: Tensor, mlp: Tensor) -> Masks:
-    """Masks from one probability vector per axis; heads x head size is a Kronecker product."""
+    """Masks from one probability vector per axis (`mlp` may have a row a block); heads x head size is a Kronecker
+    product."""
     s = space.shape
     kept = _per_channel(head_size, head_size_indicator(space.head_size, s.head_size))  # [head size]
     queries = _per_channel(heads, prefix_indicator(space.heads, s.heads))  # [heads]
