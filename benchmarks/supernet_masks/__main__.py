@@ -47,7 +47,7 @@ from benchmarks.supernet_masks.setting import (
     space_of,
 )
 from benchmarks.supernet_masks.step import Step, leaves
-from hwfit.progress import track
+from hwfit.progress import out_console, track
 from hwfit.search.supernet import CUT, Mix, Supernet
 from hwfit.subnet import ModelShape
 
@@ -93,13 +93,19 @@ def measure(shape: ModelShape, options: argparse.Namespace) -> Figures:
                 options.rounds, options.sample, count in EVERYTHING, advance
             )
             worst = max(worst, found[count].difference)
-            figures |= _of_layers(f"c{count}", found[count], (_block_peak(net, options.tokens) - plain) / 1e6)
+            figures |= _told(_of_layers(f"c{count}", found[count], (_block_peak(net, options.tokens) - plain) / 1e6))
         del net
         net = Supernet(weights, config(shape), space_of(options.counts[0], QUANTISED, shape), (0,))
         for count in options.counts:
             offer(net, space_of(count, QUANTISED, shape))
-            figures |= _of_step(count, net, options, clock, found[count], advance)
+            figures |= _told(_of_step(count, net, options, clock, found[count], advance))
     return figures | {"max_abs_diff": worst}
+
+
+def _told(figures: Figures) -> Figures:
+    """Shown as soon as they are known: the whole takes minutes."""
+    out_console.print(", ".join(f"{name} {value:.4g}" for name, value in figures.items()))
+    return figures
 
 
 def _block_peak(net: Supernet, tokens: int) -> int:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -17,8 +18,8 @@ from torch import Tensor
 from benchmarks.supernet_masks.setting import soft_choices
 from hwfit.kernels.quantise import Grid, fake_quantise
 from hwfit.latency_models.choices import Choices
+from hwfit.precision import Precision
 from hwfit.search.forward import decoder
-from hwfit.search.mixing import straight_through
 from hwfit.search.supernet import CUT, Mix, Supernet
 from hwfit.space import LINEAR_WIDTHS
 from hwfit.subnet import LINEARS
@@ -57,11 +58,11 @@ class RoundedAfterMixing(Mix):
         for i, (kept, c, mixed) in enumerate(zip(linear.cuts, columns, self.handed[name], strict=True)):
             part = torch.zeros_like(mixed)
             for g, p in enumerate(linear.kinds.example):
-                dense = mixed + (r[:, None] * linear.up[g]) @ (linear.down[g][:, kept] * c)
+                dense = torch.addmm(mixed, r[:, None] * linear.up[g], linear.down[g][:, kept] * c)
                 grid = linear.grids[g][i]
                 if grid is not None:
                     grid = Grid(grid.scales * torch.outer(r, c[:: p.group]).detach(), grid.zeros)
-                part = part + linear.kinds.share(alpha)[g] * straight_through(dense, fake_quantise(dense, p, grid))
+                part = part + linear.kinds.share(alpha)[g] * _Rounded.apply(dense, p, grid)  # pyright: ignore
             total = part if isinstance(kept, slice) else total.index_add(1, kept, part)
         return total
 
@@ -72,6 +73,18 @@ class RoundedAfterMixing(Mix):
             return [_given(self.masks.of(LINEAR_WIDTHS[name][1], block), linear.weight.shape[1])]
         heads = _given(self.masks.heads, linear.weight.shape[1])
         return [heads[kept] * p for kept, p in zip(linear.cuts, self.head_size, strict=True)]
+
+
+class _Rounded(torch.autograd.Function):
+    """Straight-through, without a copy of what is rounded."""
+
+    @staticmethod
+    def forward(ctx: Any, weight: Tensor, p: Precision, grid: Grid | None) -> Tensor:
+        return fake_quantise(weight, p, grid)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None]:
+        return grads[0], None, None
 
 
 def _given(mask: Tensor | None, width: int) -> Tensor:
