@@ -148,7 +148,7 @@ def fisher_shares(
         for p, choice in enumerate(space.precisions):
             if choice.weight_bits == 32:
                 continue
-            moved = F.linear(fake_quantise_activations(x, choice), linear.bank[p]) - y
+            moved = F.linear(fake_quantise_activations(x, choice), linear.copy(p)) - y
             share = (y.grad.float() * moved.float()).sum(-1).square().sum()
             if name == "lm_head":
                 lm_head[p] = share
