@@ -13,7 +13,7 @@ from typing import Any
 
 import lm_eval
 import numpy as np
-from lm_eval.evaluator import simple_evaluate
+from lm_eval.evaluator import evaluate
 from lm_eval.tasks import TaskManager
 
 from hwfit.errors import HwfitError
@@ -26,6 +26,9 @@ from hwfit.evaluate.task_files import task_files
 from hwfit.evaluate.task_result import TaskResult
 from hwfit.models.llama import load_tokenizer
 from hwfit.progress import track
+
+FEWSHOT_SEED = 1234
+"""lm-eval's own default."""
 
 
 def ask(
@@ -50,12 +53,15 @@ def _ask(target: Target, name: str, shots: int, documents: int | None, data: str
     sizes = {task: len(known[task].eval_docs) for task in sorted(known)}
     chosen = draw(sizes, documents)
     lm = TargetLM(target, BENCHMARKS[name].title, progress)
+    for task in chosen:  # as `simple_evaluate`, which would also spend seconds on describing the machine
+        if known[task].get_config("num_fewshot") != 0:
+            known[task].set_config(key="num_fewshot", value=shots)
+        known[task].set_fewshot_seed(seed=FEWSHOT_SEED)
     with _quiet():
-        results: Any = simple_evaluate(
-            model=lm,
-            tasks=[known[task] for task in chosen],
+        results: Any = evaluate(
+            lm=lm,
+            task_dict={task: known[task] for task in chosen},
             samples={task: ids for task, ids in chosen.items() if len(ids) < sizes[task]} or None,
-            num_fewshot=shots,
             bootstrap_iters=0,
         )
     samples = [(task, s) for task in chosen for s in sorted(results["samples"][task], key=lambda s: s["doc_id"])]

