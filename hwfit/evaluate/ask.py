@@ -20,7 +20,7 @@ from hwfit.errors import HwfitError
 from hwfit.evaluate.benchmarks import BENCHMARKS
 from hwfit.evaluate.kept import kept
 from hwfit.evaluate.lm_harness import OnnxLM
-from hwfit.evaluate.scorer import token_log_probs
+from hwfit.evaluate.scorer import Scorer, token_log_probs
 from hwfit.evaluate.target import Target
 from hwfit.evaluate.task_files import task_files
 from hwfit.evaluate.task_result import TaskResult
@@ -150,7 +150,7 @@ class TargetLM(OnnxLM):
                 self.cut.append({"task": instance.task_name, "doc": instance.doc_id})
         rows = [(tuple(ids[-self.max_length - 1 :]), min(count, self.max_length)) for ids, count in rows]
         done: dict[tuple[tuple[int, ...], int], tuple[float, bool]] = {}
-        model = self.target.scorer(max(len(ids) for ids, _ in rows))
+        model = _Last(self.target.scorer(max(len(ids) for ids, _ in rows)))
         ordered = sorted(set(rows))
         with redirect_stderr(self.bars), track(len(ordered), self.title, self.progress) as advance:
             for ids, count in ordered:
@@ -158,6 +158,19 @@ class TargetLM(OnnxLM):
                 done[ids, count] = float(log_probs.sum()), bool(best.all())
                 advance()
         return [done[row] for row in rows]
+
+
+class _Last:
+    """Gives the last logits again: answers of one token to one question differ only in what is looked up there."""
+
+    def __init__(self, model: Scorer):
+        self.model, self.asked, self.logits = model, None, np.empty(0)
+
+    def all_logits(self, ids: np.ndarray, *, start: int = 0) -> np.ndarray:
+        if self.asked != (asked := (ids.tobytes(), start)):
+            self.logits = self.model.all_logits(ids, start=start)
+            self.asked = asked
+        return self.logits
 
 
 @contextmanager

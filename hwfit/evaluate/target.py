@@ -120,7 +120,10 @@ def _hugging_face(name: str, folder: Path, device: str, threads: int) -> Target:
 
 def _tokenizer_files(folder: Path) -> list[Path]:
     names = ("tokenizer.json", "tokenizer.model", "vocab.json", "merges.txt", "tokenizer_config.json")
-    return [folder / name for name in names if (folder / name).exists()]
+    found = [folder / name for name in (*names, "chat_template.jinja") if (folder / name).exists()]
+    if not found:
+        raise HwfitError(f"{folder}: no tokenizer beside the model; one of {', '.join(names[:3])} is needed")
+    return found
 
 
 def _hash(parts: Sequence[str]) -> str:
