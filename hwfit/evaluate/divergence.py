@@ -8,11 +8,12 @@ from dataclasses import asdict, dataclass
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from hwfit.evaluate.scorer import Scorer
 
 Array = np.ndarray
+AT_ONCE = 256
+"""Tokens whose probabilities are held at a time: those of a long sequence would take gigabytes."""
 
 
 @dataclass(frozen=True)
@@ -74,16 +75,20 @@ class Divergence:
 def diverge(original: Scorer, compressed: Scorer, ids: Sequence[int], start: int = 0) -> Tokens:
     """Both models on one sequence, at `ids[start + 1]` and later; `[len(ids) - 1 - start]` tokens."""
     row = np.asarray(ids[:-1], np.int64)[None]
-    p, q = (_log_probs(model.all_logits(row, start=start)[0]) for model in (original, compressed))  # [tokens, vocab]
-    targets = torch.tensor(ids[start + 1 :])[:, None]
+    a, b = (model.all_logits(row, start=start)[0] for model in (original, compressed))  # [tokens, vocab]
+    targets = np.asarray(ids[start + 1 :])
+    parts = [slice(i, i + AT_ONCE) for i in range(0, len(targets), AT_ONCE)]
+    return Tokens.join([_tokens(a[part], b[part], targets[part]) for part in parts])
+
+
+def _tokens(a: Array, b: Array, targets: Array) -> Tokens:
+    """Logits `[tokens, vocab]` of the two models and the tokens that came."""
+    p, q = (torch.log_softmax(torch.from_numpy(np.ascontiguousarray(x)).float(), -1) for x in (a, b))
+    came = torch.from_numpy(targets)[:, None]
     kl = (p.exp() * (p - q)).sum(1).clamp_min(0)  # rounding alone can take it below
     return Tokens(
         kl.double().numpy(),
-        -p.gather(1, targets)[:, 0].double().numpy(),
-        -q.gather(1, targets)[:, 0].double().numpy(),
+        -p.gather(1, came)[:, 0].double().numpy(),
+        -q.gather(1, came)[:, 0].double().numpy(),
         (p.argmax(1) == q.argmax(1)).double().numpy(),
     )
-
-
-def _log_probs(logits: Array) -> Tensor:
-    return torch.log_softmax(torch.from_numpy(np.ascontiguousarray(logits)).float(), -1)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from hwfit.evaluate.drift_texts import shipped
@@ -62,25 +63,21 @@ def refusals(original: Target, compressed: Target, progress: bool = True) -> Ref
 
 def declined(target: Target, prompts: dict[str, Any], progress: bool = True) -> dict[str, bool]:
     """Whether the model's greedy answer to each prompt has a phrase of refusal in its first `NEW_TOKENS` tokens."""
-
-    def make() -> tuple[dict[str, bool], Any]:
-        found = _ask(target, prompts, progress)
-        return found, found
-
-    return kept(target.key, "refusals", [prompts, NEW_TOKENS], dict, make)
-
-
-def _ask(target: Target, prompts: dict[str, Any], progress: bool) -> dict[str, bool]:
     tokenizer: Any = load_tokenizer(target.folder)
-    found: dict[str, bool] = {}
     ends = frozenset({end_of_text(tokenizer), tokenizer.eos_token_id})
     refuses = _detector(tokenizer, prompts["phrases"])
+
+    def answer(prompt: str) -> tuple[bool, bool]:
+        ids = tokenizer.encode(chat(tokenizer, prompt), add_special_tokens=False)
+        found = refuses(greedy(target.scorer(len(ids) + NEW_TOKENS), ids, NEW_TOKENS, ends, refuses))
+        return found, found
+
+    found: dict[str, bool] = {}
     every = prompts["unsafe"] + prompts["benign"]
     with track(len(every), "refusals", progress) as advance:
         for prompt in every:
-            ids = tokenizer.encode(chat(tokenizer, prompt), add_special_tokens=False)
-            model = target.scorer(len(ids) + NEW_TOKENS)
-            found[prompt] = refuses(greedy(model, ids, NEW_TOKENS, ends, refuses))
+            question = [prompt, prompts["phrases"], NEW_TOKENS]
+            found[prompt] = kept(target.key, "refusal", question, bool, partial(answer, prompt))
             advance()
     return found
 
