@@ -14,7 +14,7 @@ os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
 import typer
 from rich.console import Console
 
-from hwfit import cli_export, cli_tables
+from hwfit import cli_export, cli_judge, cli_tables
 from hwfit.errors import HwfitError
 
 app = typer.Typer(
@@ -190,17 +190,7 @@ def measure(
     _commands().measure(target, device, tables, seconds)
 
 
-@app.command()
-def evaluate(
-    target: Folders,
-    documents: Annotated[int, typer.Option(help="Validation documents a task")] = 40,
-    rows: Annotated[int, typer.Option(help="Held-out sequences of 256 tokens")] = 24,
-    text: Annotated[Path | None, typer.Option(help="Own held-out text: .txt, .jsonl or .parquet")] = None,
-    threads: Annotated[int, typer.Option(min=1)] = 2,
-    device: Device = "cpu",
-) -> None:
-    """Perplexity on held-out text and accuracy on PIQA, ARC-Easy and HellaSwag of deployed models."""
-    _commands().evaluate(target, documents, rows, text, threads, device)
+cli_judge.add(app)
 
 
 @app.command()

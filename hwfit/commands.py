@@ -14,8 +14,7 @@ from rich.table import Table as RichTable
 
 from hwfit.demo import DemoSettings, run_demo
 from hwfit.errors import HwfitError, raise_all
-from hwfit.evaluate.deployed import answers_file
-from hwfit.evaluate.judge import Exam, Quality, heldout_tokens, judge_all
+from hwfit.evaluate_command import evaluate
 from hwfit.export_command import export, generate
 from hwfit.kernels.registry import get_backend
 from hwfit.latency_models.active import most_telling
@@ -49,6 +48,7 @@ from hwfit.space_files import AUTO, Opened
 from hwfit.space_option import measurable, priced, space_of
 from hwfit.subnet import Subnet
 from hwfit.transfer_command import transfer
+from hwfit.validate_command import validate
 from hwfit.workload import PHASES, PhaseName, Workload
 
 FRONT_STEP = 1.25
@@ -244,33 +244,6 @@ def doctor(device: str = "cpu", json: bool = False) -> list[Finding]:
     return findings
 
 
-def evaluate(
-    target: Sequence[str],
-    documents: int = 40,
-    rows: int = 24,
-    text: Path | None = None,
-    threads: int = 2,
-    device: str = "cpu",
-) -> dict[str, Quality]:
-    """Perplexity on held-out text and accuracy on PIQA, ARC-Easy and HellaSwag of deployed folders.
-
-    `device` runs them: ONNX graphs on `cpu`, packed weights on `cuda`.
-    """
-    exam = Exam(rows=rows, documents=documents)
-    exam.check()
-    folders = {str(t): answers_file(device, Path(t)).parent for t in target}
-    quality: dict[str, Quality] = {}
-    for name, folder in folders.items():
-        quality |= judge_all({name: folder}, exam, heldout_tokens(folder, exam, text), threads, device=device)
-    table = RichTable("", "perplexity (95 %)", *exam.tasks, title=f"{documents} documents a task, ± standard error")
-    for name, q in quality.items():
-        p = q.perplexity
-        scores = [f"{s.value:.3f} ± {s.stderr:.3f}" for s in q.accuracy.values()]
-        table.add_row(name, f"{p.value:.2f} ({p.low:.2f}–{p.high:.2f})", *scores)
-    out_console.print(table)
-    return quality
-
-
 def report(run: Path) -> Path:
     """Write report.html and pareto.png of a finished run again and print its table."""
     page = write_report(run)
@@ -315,4 +288,5 @@ __all__ = [
     "report",
     "search",
     "transfer",
+    "validate",
 ]
