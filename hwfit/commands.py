@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict, replace
-from functools import partial
 from json import dumps
 from pathlib import Path
 
@@ -40,9 +39,9 @@ from hwfit.progress import out_console
 from hwfit.report.page import write_report
 from hwfit.report.results import Results, read_results
 from hwfit.report.table import rich_table
-from hwfit.search.budget import Budget, refuse_infeasible
+from hwfit.search.budget import Budget
 from hwfit.search.distil import DistilSettings
-from hwfit.search.joint import fastest, predicted_cost
+from hwfit.search.feasible import refuse_infeasible
 from hwfit.search.optimise import SearchSettings
 from hwfit.search.run import distil_all, search_front
 from hwfit.search.study import StudySettings, prepare, training_device
@@ -134,9 +133,7 @@ def search(
     config, workload = load_config(path), Workload()
     latency = load_latency(fingerprint(device).key, tables)
     space = _space(path, precision, device)
-    refuse_infeasible(
-        [limits], fastest(space, tuple(range(space.shape.blocks)), partial(predicted_cost, latency, workload))
-    )
+    refuse_infeasible([limits], space, latency, workload)
     study = replace(prepare(path, StudySettings(), out / "checkpoints", text, device=trainer), space=space)
 
     def measure(subnets):

@@ -1,8 +1,8 @@
 """Knapsack: the subnet that the additive damage model likes best under a budget, over all widths and precisions.
 
-Given widths and depth, costs and damages of the precisions add up over linears, so one multiplier decides them all
-(Everett 1963): each linear takes the precision with the least damage + multiplier x cost. Widths are enumerated, least
-harmful first, and enumeration ends where the widths alone are worse than the best whole found.
+Given widths and depth, costs and damages of the precisions add up over linears, so one multiplier a limit decides them
+all (`multipliers`). Widths are enumerated, least harmful first, and enumeration ends where the widths alone are worse
+than the best whole found.
 """
 
 from __future__ import annotations
@@ -14,19 +14,20 @@ from itertools import permutations, product
 import numpy as np
 from numpy.typing import NDArray
 
+from hwfit.search.budget import shares
 from hwfit.search.discretise import WIDTHS, Picked, Problem
+from hwfit.search.multipliers import least_harm
 from hwfit.space import Space
 from hwfit.subnet import LINEARS
 
 Array = NDArray[np.float64]
-BISECTIONS = 50
 
 
 def best_by_damage(problem: Problem, allowed: Sequence[int] | None = None) -> Picked | None:
     """The pick of least total damage that keeps every limit; None if there is none.
 
-    `allowed` restricts the precisions, as indices into the space's. Near optimal in the additive model: what one
-    multiplier leaves unspent is at most one linear's step.
+    `allowed` restricts the precisions, as indices into the space's. Near optimal in the additive model: what
+    multipliers leave unspent is at most one linear's step a limit.
     """
     grid = _Grid.of(problem, allowed)
     widths = list(product(*(range(len(grid.tables[axis]) if axis in problem.widths else 1) for axis in WIDTHS)))
@@ -89,11 +90,12 @@ def _precisions(start: Picked, grid: _Grid, problem: Problem) -> tuple[float, Pi
     options, tables, limits = grid.options, grid.tables, problem.limits
     kept = sorted(problem.block_order[: problem.space.depth[start.depth]])
 
-    def shares(picked: Picked) -> Array:
-        costs = problem.cost_of(picked)
-        return np.array([costs[name] / limit for name, limit in limits.items()])
+    pace = problem.cost_of(start).get("decode", 1.0)
 
-    here = shares(start)
+    def used(picked: Picked) -> Array:
+        return np.array(shares(limits, problem.cost_of(picked), pace))
+
+    here = used(start)
     # share of each limit that a precision adds, by linear kind (the same in every block): [limits, kinds, options]
     moved = np.zeros((len(limits), len(LINEARS) + 1, len(options)))
     first, row = kept[0], start.precision[kept[0]]
@@ -101,29 +103,17 @@ def _precisions(start: Picked, grid: _Grid, problem: Problem) -> tuple[float, Pi
         for j in range(len(LINEARS)):
             changed = (*row[:j], option, *row[j + 1 :])
             rows = (*start.precision[:first], changed, *start.precision[first + 1 :])
-            moved[:, j, o] = shares(replace(start, precision=rows)) - here
-        moved[:, -1, o] = shares(replace(start, lm_head=option)) - here
+            moved[:, j, o] = used(replace(start, precision=rows)) - here
+        moved[:, -1, o] = used(replace(start, lm_head=option)) - here
     harm = tables["precision"][np.ix_(kept, range(len(LINEARS)), options)]  # [blocks, kinds, options]
     harm = np.concatenate([harm.reshape(-1, len(options)), tables["lm_head"][None, options]])
     moved = np.concatenate(
         [np.tile(moved[:, :-1], (1, len(kept), 1)), moved[:, -1:]], axis=1
     )  # [limits, linears, options]
 
-    def choose(multiplier: float) -> tuple[NDArray[np.intp], bool]:
-        choice = (harm + multiplier * moved.sum(0)).argmin(1)
-        used = here + moved[:, np.arange(len(choice)), choice].sum(1)
-        return choice, bool((used <= 1).all())
-
-    low, high = 0.0, 1e6
-    choice, fits = choose(low)
-    if not fits:
-        choice, fits = choose(high)
-        if not fits:
-            return None
-        for _ in range(BISECTIONS):
-            middle = np.sqrt(max(low, 1e-9) * high)
-            trial, fits = choose(middle)
-            low, high, choice = (low, middle, trial) if fits else (middle, high, choice)
+    choice = least_harm(harm, moved, here)
+    if choice is None:
+        return None
     picks = [options[c] for c in choice]
     rows_by_block = {b: tuple(picks[i * len(LINEARS) : (i + 1) * len(LINEARS)]) for i, b in enumerate(kept)}
     precision = tuple(rows_by_block.get(b, row) for b, row in enumerate(start.precision))

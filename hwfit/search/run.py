@@ -6,7 +6,6 @@ import hashlib
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
-from functools import partial
 from pathlib import Path
 
 from hwfit.deploy.bundle import load_bundle, quantise_bundle, save_bundle
@@ -14,9 +13,10 @@ from hwfit.errors import HwfitError
 from hwfit.files import write_text
 from hwfit.latency_models.whole import WholeModel
 from hwfit.progress import track
-from hwfit.search.budget import Budget, refuse_infeasible
+from hwfit.search.budget import Budget
 from hwfit.search.distil import DistilSettings, Student, distil
-from hwfit.search.joint import Found, Searcher, fastest, predicted_cost, remeasure
+from hwfit.search.feasible import refuse_infeasible
+from hwfit.search.joint import Found, Searcher, remeasure
 from hwfit.search.optimise import SearchSettings, StepLog
 from hwfit.search.study import Study
 from hwfit.subnet import ModelShape, Subnet
@@ -70,7 +70,7 @@ def search_front(
     """One joint subnet a budget from one supernet, plus architecture-then-quantise ones for `sequential`.
 
     Results are re-measured with `measure(name -> subnet) -> name -> {phase: seconds}` and repaired until they meet
-    their budgets as measured. Raises `HwfitError` before any training if a budget is below the fastest subnet.
+    their budgets as measured. Raises `HwfitError` before any training if no subnet keeps a budget.
     """
     sequential = sequential or {}
     wanted = {**budgets, **sequential}
@@ -80,8 +80,7 @@ def search_front(
     if len(kept) == len(wanted):
         return {name: kept[name] for name in wanted}
 
-    cost = partial(predicted_cost, latency, workload)
-    refuse_infeasible(wanted.values(), fastest(study.space, study.ordered.block_order, cost))
+    refuse_infeasible(wanted.values(), study.space, latency, workload)
     searcher = Searcher(study, latency, workload, settings, folder / "checkpoints", progress)
     searcher.train_supernet(key)
     found: dict[str, Found] = {name: searcher.find(name, budget, key) for name, budget in budgets.items()}
