@@ -134,9 +134,9 @@ def format_limit(metric: str, value: float, loosely: bool = False) -> str:
     return f"{name}{float(f'{shown:.4g}'):.12g}{unit}"
 
 
-def format_cost(metric: str, value: float) -> str:
+def format_cost(metric: str, value: float, loosely: bool = False) -> str:
     """The value alone: `6ms`, `80M`."""
-    return format_limit(metric, value).removeprefix(_SHOWN[metric][0])
+    return format_limit(metric, value, loosely).removeprefix(_SHOWN[metric][0])
 
 
 def needed(limits: Iterable[str]) -> tuple[str, ...]:

@@ -33,7 +33,7 @@ def _problems(budget: Budget, costed: Costed) -> list[str]:
             sense, side = ("above the most", "most") if metric == "1/params" else ("below the least", "least")
             problems.append(
                 f"--budget {format_limit(metric, limit)} is {sense} that any subnet of this space takes, "
-                f"{format_cost(metric, least)}; allowed: at {side} that"
+                f"{format_cost(metric, least, loosely=True)}; allowed: at {side} that"
             )
     if len(budget.limits) == 1:
         return problems
