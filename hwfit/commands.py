@@ -23,6 +23,7 @@ from hwfit.latency_models.load import load_latency
 from hwfit.lut_store.table import Table
 from hwfit.models import fetch as models
 from hwfit.models.llama import load_config, load_shape, open_model
+from hwfit.pick_command import pick
 from hwfit.precision import Precision
 from hwfit.predict_commands import advise, config_of, predict, workloads_of
 from hwfit.profiler.anchor import Anchor
@@ -52,6 +53,8 @@ from hwfit.workload import PHASES, PhaseName, Workload
 
 FORMATS = ("onnx", "hf")
 FRONT_STEP = 1.25
+TIGHTEST = "subnet"
+"""The search result for the budget as given."""
 COLOURS = {"good": "green", "warn": "yellow", "bad": "red"}
 
 
@@ -142,10 +145,14 @@ def search(
 
     settings = SearchSettings(steps=steps)
     budgets = {
-        "subnet" if i == 0 else f"subnet x{FRONT_STEP**i:.3g}": limits.scaled(FRONT_STEP**i) for i in range(front)
+        TIGHTEST if i == 0 else f"{TIGHTEST} x{FRONT_STEP**i:.3g}": limits.scaled(FRONT_STEP**i) for i in range(front)
     }
     choices = search_front(study, latency, workload, budgets, measure, settings, out)
-    folders = distil_all(study, choices, DistilSettings(steps=distil_steps), out)
+    beaten = {name: by for name, c in choices.items() if (by := c.beaten_by) and name != TIGHTEST}
+    for name, by in beaten.items():
+        out_console.print(f"{name} is not distilled: {by} takes no more and loses no more")
+    front_only = {name: choice for name, choice in choices.items() if name not in beaten}
+    folders = distil_all(study, front_only, DistilSettings(steps=distil_steps), out)
     for name, folder in folders.items():
         finish(device, folder, path, workload)
         out_console.print(_describe(choices[name].subnet))
@@ -275,6 +282,7 @@ __all__ = [
     "export",
     "fetch",
     "measure",
+    "pick",
     "predict",
     "profile",
     "report",

@@ -22,7 +22,17 @@ LEVELS = {
     "evaluate": 7,
     "report": 8,
     **dict.fromkeys(
-        ("demo", "commands", "predict_commands", "table_commands", "transfer_command", "cli", "cli_tables"), 9
+        (
+            "demo",
+            "commands",
+            "pick_command",
+            "predict_commands",
+            "table_commands",
+            "transfer_command",
+            "cli",
+            "cli_tables",
+        ),
+        9,
     ),
 }
 FILES = sorted(ROOT.rglob("*.py"))

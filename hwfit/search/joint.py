@@ -19,6 +19,7 @@ from hwfit.progress import track
 from hwfit.search.budget import EXACT, Budget, needed
 from hwfit.search.costs import ExpectedCosts, predicted_cost
 from hwfit.search.discretise import WIDTHS, Picked, Problem, most_likely, repair, with_precision
+from hwfit.search.front import Interval, Point, dominated, paired
 from hwfit.search.knapsack import best_by_damage, neighbours
 from hwfit.search.lagrangian import AugmentedLagrangian
 from hwfit.search.optimise import SearchSettings, StepLog, optimise_architecture, priced, train_shared
@@ -285,6 +286,13 @@ class Searcher:
         rows = self.study.validation.take(slice(0, self.settings.judged))
         return float(distillation_loss(self.supernet(rows.ids, hot), rows))
 
+    @torch.no_grad()
+    def losses(self, subnet: Subnet) -> list[float]:
+        """`loss` on each of the validation sequences."""
+        hot = one_hot(self.study.space, subnet, self.order).map(lambda t: t.float())
+        rows = [self.study.validation.take(slice(i, i + 1)) for i in range(self.settings.judged)]
+        return [float(distillation_loss(self.supernet(row.ids, hot), row)) for row in rows if len(row)]
+
     def aimed(self, found: Found, slower: Mapping[str, float]) -> Found:
         """Picked again for a device that takes `slower[metric]` times what is predicted, to use `AIM` of each limit, or
         the least more of it that the space has a subnet for."""
@@ -343,6 +351,23 @@ def remeasure(
             break
         out |= again
     return out
+
+
+def beaten(searcher: Searcher, found: Mapping[str, Found]) -> dict[str, str]:
+    """`name -> another` for those that another beats: it takes no more of anything that is limited and loses no more,
+    and one of these by more than noise; or it is the same subnet, for a tighter budget."""
+    metrics = sorted({metric for f in found.values() for metric, _ in f.budget.limits})
+    losses = paired({name: searcher.losses(f.subnet) for name, f in found.items()})
+    points: dict[str, Point] = {}
+    out: dict[str, str] = {}
+    for name, f in found.items():
+        costs = searcher.cost(f.subnet)
+        point = {m: Interval.around(costs[m], 0.0 if m in EXACT else NOISE) for m in metrics}
+        if same := next((other for other in points if found[other].subnet == f.subnet), None):
+            out[name] = same
+        else:
+            points[name] = point | {"loss": losses[name]}
+    return out | dominated(points)
 
 
 class Disagreement:

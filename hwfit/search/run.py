@@ -16,7 +16,7 @@ from hwfit.progress import track
 from hwfit.search.budget import Budget
 from hwfit.search.distil import DistilSettings, Student, distil
 from hwfit.search.feasible import refuse_infeasible
-from hwfit.search.joint import Found, Searcher, remeasure
+from hwfit.search.joint import Found, Searcher, beaten, remeasure
 from hwfit.search.optimise import SearchSettings, StepLog
 from hwfit.search.study import Study
 from hwfit.subnet import ModelShape, Subnet
@@ -27,17 +27,21 @@ Measure = Callable[[Mapping[str, Subnet]], Mapping[str, Mapping[str, float]]]
 
 @dataclass(frozen=True)
 class Choice:
-    """A finished search result as kept on disk: `kind` is joint, sequential or uniform."""
+    """A finished search result as kept on disk: `kind` is joint, sequential or uniform.
+
+    `beaten_by` names another of the front that makes it pointless (see `joint.beaten`).
+    """
 
     name: str
     kind: str
     budget: Budget | None
     subnet: Subnet
     log: tuple[StepLog, ...] = ()
+    beaten_by: str | None = None
 
     def to_json(self, key: str) -> str:
         limits = self.budget.limits if self.budget else None
-        body = {"key": key, "name": self.name, "kind": self.kind, "budget": limits}
+        body = {"key": key, "name": self.name, "kind": self.kind, "budget": limits, "beaten_by": self.beaten_by}
         return json.dumps(body | {"subnet": json.loads(self.subnet.to_json()), "log": [asdict(s) for s in self.log]})
 
     @classmethod
@@ -51,7 +55,8 @@ class Choice:
                 return None
             budget = Budget(tuple((str(m), float(v)) for m, v in raw["budget"])) if raw["budget"] else None
             subnet = Subnet.from_json(json.dumps(raw["subnet"]), source=str(path))
-            return cls(raw["name"], raw["kind"], budget, subnet, tuple(StepLog(**s) for s in raw["log"]))
+            log = tuple(StepLog(**s) for s in raw["log"])
+            return cls(raw["name"], raw["kind"], budget, subnet, log, raw.get("beaten_by"))
         except (ValueError, KeyError, TypeError) as error:
             raise HwfitError(f"{path}: damaged ({type(error).__name__}: {error}); delete it to search again") from error
 
@@ -86,9 +91,11 @@ def search_front(
     found: dict[str, Found] = {name: searcher.find(name, budget, key) for name, budget in budgets.items()}
     found |= {name: searcher.find_sequential(name, budget, key) for name, budget in sequential.items()}
     found = remeasure(searcher, found, measure, settings.remeasure_rounds)
+    worse = beaten(searcher, {name: found[name] for name in budgets})
     out = {}
     for name, f in found.items():
-        out[name] = Choice(name, "sequential" if name in sequential else "joint", f.budget, f.subnet, f.log)
+        kind = "sequential" if name in sequential else "joint"
+        out[name] = Choice(name, kind, f.budget, f.subnet, f.log, worse.get(name))
         write_text(paths[name], out[name].to_json(key))
     return out
 

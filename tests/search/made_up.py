@@ -13,6 +13,7 @@ from search_llama import SHAPE, tiny_space
 from hwfit.kernels.op import Op
 from hwfit.latency_models.choices import Choices
 from hwfit.latency_models.estimate import Estimate
+from hwfit.latency_models.memory import op_bytes
 from hwfit.latency_models.overhead import Overhead, Terms
 from hwfit.latency_models.whole import WholeModel
 from hwfit.search.discretise import WIDTHS, Picked
@@ -46,6 +47,14 @@ def _price(seed: int, op: Op) -> float:
 def made_up_device(seed: int) -> WholeModel:
     overhead = Overhead(Terms(block=1e-4, constant=2e-4, scale=1.1), Terms(scale=0.9), "made-up")
     return WholeModel(MadeUp(seed), overhead, MadeUp(seed + 1))  # pyright: ignore[reportArgumentType]
+
+
+@dataclass(frozen=True)
+class Reading(MadeUp):
+    """Seconds that grow with the bytes an op reads, so that less is never slower."""
+
+    def price(self, op: Op) -> float:
+        return 1e-9 * (1 + op_bytes(op) + op.m * op.k)
 
 
 def small_space(*precisions: str) -> Space:
