@@ -8,7 +8,7 @@ than the best whole found.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from itertools import permutations, product
 
 import numpy as np
@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from hwfit.search.budget import shares
 from hwfit.search.discretise import WIDTHS, Picked, Problem
-from hwfit.search.multipliers import least_harm
+from hwfit.search.multipliers import Multipliers
 from hwfit.space import Space
 from hwfit.subnet import LINEARS
 
@@ -36,7 +36,8 @@ def best_by_damage(problem: Problem, allowed: Sequence[int] | None = None) -> Pi
     for i in np.argsort(harm, kind="stable"):
         if best and harm[i] >= best[0]:
             break
-        found = _precisions(grid.start(widths[i], problem.space), grid, problem)
+        below = best[0] - harm[i] if best else np.inf
+        found = _precisions(grid.start(widths[i], problem.space), grid, problem, below)
         if found and (best is None or harm[i] + found[0] < best[0]):
             best = harm[i] + found[0], found[1]
     return best[1] if best else None
@@ -65,10 +66,12 @@ def neighbours(picked: Picked, problem: Problem, allowed: Sequence[int] | None =
 
 @dataclass(frozen=True)
 class _Grid:
-    """The damage tables as arrays, and the precisions that may be chosen."""
+    """The damage tables as arrays, and the precisions that may be chosen; `moved` by widths, for all depths."""
 
     tables: dict[str, Array]
     options: list[int]
+    moved: dict[Picked, Array] = field(default_factory=dict)
+    solver: Multipliers = field(default_factory=Multipliers)
 
     @classmethod
     def of(cls, problem: Problem, allowed: Sequence[int] | None) -> _Grid:
@@ -85,36 +88,42 @@ class _Grid:
         return Picked(**dict(zip(WIDTHS, choice, strict=True)), precision=rows, lm_head=first)
 
 
-def _precisions(start: Picked, grid: _Grid, problem: Problem) -> tuple[float, Picked] | None:
-    """Least damage and its pick at the widths of `start`."""
-    options, tables, limits = grid.options, grid.tables, problem.limits
+def _precisions(start: Picked, grid: _Grid, problem: Problem, below: float = np.inf) -> tuple[float, Picked] | None:
+    """Least damage, if it is `below` this, and its pick at the widths of `start`."""
+    options, tables = grid.options, grid.tables
     kept = sorted(problem.block_order[: problem.space.depth[start.depth]])
-
-    pace = problem.cost_of(start).get("decode", 1.0)
-
-    def used(picked: Picked) -> Array:
-        return np.array(shares(limits, problem.cost_of(picked), pace))
-
-    here = used(start)
-    # share of each limit that a precision adds, by linear kind (the same in every block): [limits, kinds, options]
-    moved = np.zeros((len(limits), len(LINEARS) + 1, len(options)))
-    first, row = kept[0], start.precision[kept[0]]
-    for o, option in enumerate(options[1:], 1):
-        for j in range(len(LINEARS)):
-            changed = (*row[:j], option, *row[j + 1 :])
-            rows = (*start.precision[:first], changed, *start.precision[first + 1 :])
-            moved[:, j, o] = used(replace(start, precision=rows)) - here
-        moved[:, -1, o] = used(replace(start, lm_head=option)) - here
+    pace = problem.cost_of(grid.start((0,) * len(WIDTHS), problem.space)).get("decode", 1.0)
+    here = np.array(shares(problem.limits, problem.cost_of(start), pace))
+    alike = replace(start, depth=0)
+    if (moved := grid.moved.get(alike)) is None:
+        moved = grid.moved[alike] = _moved(start, kept[0], here, pace, options, problem)
     harm = tables["precision"][np.ix_(kept, range(len(LINEARS)), options)]  # [blocks, kinds, options]
     harm = np.concatenate([harm.reshape(-1, len(options)), tables["lm_head"][None, options]])
     moved = np.concatenate(
         [np.tile(moved[:, :-1], (1, len(kept), 1)), moved[:, -1:]], axis=1
     )  # [limits, linears, options]
 
-    choice = least_harm(harm, moved, here)
+    choice = grid.solver.least_harm(harm, moved, here, below)
     if choice is None:
         return None
     picks = [options[c] for c in choice]
     rows_by_block = {b: tuple(picks[i * len(LINEARS) : (i + 1) * len(LINEARS)]) for i, b in enumerate(kept)}
     precision = tuple(rows_by_block.get(b, row) for b, row in enumerate(start.precision))
     return float(harm[np.arange(len(choice)), choice].sum()), replace(start, precision=precision, lm_head=picks[-1])
+
+
+def _moved(start: Picked, block: int, here: Array, pace: float, options: list[int], problem: Problem) -> Array:
+    """Share of each limit that a precision adds, by linear kind (the same in every block): [limits, kinds, options]."""
+    limits, row = problem.limits, start.precision[block]
+    moved = np.zeros((len(limits), len(LINEARS) + 1, len(options)))
+
+    def added(picked: Picked) -> Array:
+        return np.array(shares(limits, problem.cost_of(picked), pace)) - here
+
+    for o, option in enumerate(options[1:], 1):
+        for j in range(len(LINEARS)):
+            changed = (*row[:j], option, *row[j + 1 :])
+            rows = (*start.precision[:block], changed, *start.precision[block + 1 :])
+            moved[:, j, o] = added(replace(start, precision=rows))
+        moved[:, -1, o] = added(replace(start, lm_head=option))
+    return moved

@@ -156,7 +156,7 @@ def test_prefill_keeps_16_bits_where_the_gpu_gains_nothing_from_8():
 
 
 def test_the_less_8_bits_save_the_more_linears_take_them():
-    """They save 63 % of prefill on the processor and 6 % on the GPU: the same 4 % take far more of the GPU's linears."""
+    """They save 63 % of prefill on the processor and 6 % on the GPU: the same 4 % take far more linears there."""
     saved, rounded = {}, {}
     for s in (CPU_ALIKE, H200):
         whole = s.seconds(FLOAT[s.kind], "prefill")
