@@ -39,6 +39,7 @@ Tables = Annotated[
     typer.Option(help="Folder of the latency table [default: the user's cache]; predict also reads `shipped`"),
 ]
 Precisions = Annotated[list[str] | None, typer.Option(help="Precision choice, such as w4a8g32; repeatable")]
+SpaceName = Annotated[str, typer.Option(help="auto (any model), fine, llama3, qllama3, or a .yaml file of your own")]
 Folders = Annotated[list[str], typer.Argument(help="Deployed folders or .onnx files")]
 
 
@@ -69,11 +70,12 @@ def profile(
     batch: Annotated[list[int] | None, typer.Option(help="Sequences at a time; repeatable")] = None,
     prompt: Annotated[list[int] | None, typer.Option(help="Tokens of a prompt; repeatable")] = None,
     context: Annotated[int, typer.Option(help="Tokens that decode attends to")] = 128,
+    space: SpaceName = "auto",
 ) -> None:
     """Measure every layer shape of MODEL's search space on this machine; rerunning resumes."""
     sizes = (batch or (1,), prompt or (128,), context)
     rules = (minutes, precision or (), coarse, whole_models, allow_busy, allow_mig)
-    _commands().profile(model, device, tables, *rules, config, *sizes)
+    _commands().profile(model, device, tables, *rules, config, *sizes, space)
 
 
 @app.command()
@@ -151,9 +153,10 @@ def search(
     distil_steps: Annotated[int, typer.Option(help="Distillation steps", min=0)] = 28,
     front: Annotated[int, typer.Option(help="Budgets to search: the given one and looser ones, x1.25 each", min=1)] = 1,
     train_on: TrainOn = None,
+    space: SpaceName = "auto",
 ) -> None:
     """Search MODEL for the best subnet under every --budget at once, distil it and export it."""
-    rules = (text, precision or (), steps, distil_steps, front, train_on)
+    rules = (text, precision or (), steps, distil_steps, front, train_on, space)
     _commands().search(model, budget, out, device, tables, *rules)
 
 

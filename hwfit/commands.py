@@ -14,7 +14,7 @@ from hwfit.demo import DemoSettings, run_demo
 from hwfit.deploy.bundle import load_bundle
 from hwfit.deploy.folder import ONNX, deploy
 from hwfit.deploy.hf import write_hf
-from hwfit.errors import HwfitError, nearest, raise_all
+from hwfit.errors import HwfitError, nearest
 from hwfit.evaluate.deployed import answers_file
 from hwfit.evaluate.judge import Exam, Quality, heldout_tokens, judge_all
 from hwfit.kernels.registry import get_backend
@@ -22,12 +22,11 @@ from hwfit.latency_models.active import most_telling
 from hwfit.latency_models.load import load_latency
 from hwfit.lut_store.table import Table
 from hwfit.models import fetch as models
-from hwfit.models.llama import load_config, load_shape, open_model
+from hwfit.models.llama import load_config, open_model
 from hwfit.pick_command import pick
-from hwfit.precision import Precision
 from hwfit.predict_commands import advise, config_of, predict, workloads_of
 from hwfit.profiler.anchor import Anchor
-from hwfit.profiler.device import compute_capability, fingerprint
+from hwfit.profiler.device import fingerprint
 from hwfit.profiler.doctor import Finding, examine
 from hwfit.profiler.preflight import preflight, refuse_precisions, refuse_too_large
 from hwfit.profiler.run import ProfileReport
@@ -46,7 +45,8 @@ from hwfit.search.feasible import refuse_infeasible
 from hwfit.search.optimise import SearchSettings
 from hwfit.search.run import distil_all, search_front
 from hwfit.search.study import StudySettings, prepare, training_device
-from hwfit.space import Space
+from hwfit.space_files import AUTO
+from hwfit.space_option import measurable, priced, space_of
 from hwfit.subnet import Subnet
 from hwfit.transfer_command import transfer
 from hwfit.workload import PHASES, PhaseName, Workload
@@ -79,24 +79,25 @@ def profile(
     batch: Sequence[int] = (1,),
     prompt: Sequence[int] = (128,),
     context: int = 128,
+    space: str = AUTO,
 ) -> ProfileReport:
     """Measure every layer shape of MODEL's search space on this machine into a table; rerunning resumes.
 
     `config` (a config.json) stands in for MODEL: no weights are needed. Every `batch` is measured with every `prompt`
     length, decode at `context` tokens; whole models are timed with the first of each. A GPU that others use, or in
-    MIG mode, is refused without `allow_busy` or `allow_mig`.
+    MIG mode, is refused without `allow_busy` or `allow_mig`. `space` is a preset's name or a .yaml file.
     """
     workloads = workloads_of(batch, prompt, context)
     preflight(device, allow_busy, allow_mig)
     path = config_of(model, config)
-    space, workload = _space(path, precision, device), workloads[0]
-    refuse_precisions(device, space)
+    wanted, workload = measurable(space_of(path, space, precision, device), device), workloads[0]
+    refuse_precisions(device, wanted)
     if whole_models:
-        refuse_too_large(device, space, workload)
-    report = profile_cells(space, workloads, device, tables, minutes, coarse=coarse, order=most_telling)
+        refuse_too_large(device, wanted, workload)
+    report = profile_cells(wanted, workloads, device, tables, minutes, coarse=coarse, order=most_telling)
     # rotary frequencies change no latency, so a config with scaled ones can be timed all the same
     plain = {key: value for key, value in load_config(path).items() if key not in ("rope_scaling", "rope_parameters")}
-    profile_models(space, plain, workload, tables, device, whole_models)
+    profile_models(wanted, plain, workload, tables, device, whole_models)
     possible = report.planned - report.unsupported
     out_console.print(f"plan: the table has {report.measured + report.skipped} of {possible} cells that can run here")
     out_console.print(
@@ -124,20 +125,22 @@ def search(
     distil_steps: int = 28,
     front: int = 1,
     train_on: str | None = None,
+    space: str = AUTO,
 ) -> dict[str, Path]:
     """Search MODEL for the best subnet under every --budget at once, distil it and export it to OUT.
 
     `device` is what the budgets are about; `train_on` (cpu or cuda, by default a GPU where there is one) is what the
     search and distillation run on. `front` > 1 adds looser budgets from the same supernet, each `FRONT_STEP` times the
-    one before.
+    one before. `space` is a preset's name or a .yaml file; `auto` gives up what the table cannot price.
     """
     limits, trainer = Budget.parse(budget), training_device(train_on)
     path = open_model(model)
     config, workload = load_config(path), Workload()
     latency = load_latency(fingerprint(device).key, tables)
-    space = _space(path, precision, device)
-    refuse_infeasible([limits], space, latency, workload)
-    study = replace(prepare(path, StudySettings(), out / "checkpoints", text, device=trainer), space=space)
+    wanted = space_of(path, space, precision, device)
+    offered = priced(wanted, latency, workload, model, device, tables, precision)
+    refuse_infeasible([limits], offered, latency, workload)
+    study = replace(prepare(path, StudySettings(), out / "checkpoints", text, device=trainer), space=offered)
 
     def measure(subnets):
         times = time_subnets(subnets, config, workload, tables, device)
@@ -252,24 +255,11 @@ def demo(
     return run_demo(model, out, settings, tables, device, train_on=training_device(train_on))
 
 
-def _space(model: Path, precision: Sequence[str], device: str = "cpu") -> Space:
-    """The device's space of a model, at the given precisions if any. Raises `HwfitError` listing all bad ones."""
-    shape = load_shape(model)
-    problems = []
-    for name in precision:
-        try:
-            Precision.parse(name)
-        except HwfitError as error:
-            problems += [f"--{p}" for p in error.problems]
-    raise_all(problems)
-    space = Space.for_device(shape, device, tuple(precision), compute_capability(device))
-    space.check()
-    return space
-
-
 def _describe(subnet: Subnet) -> str:
+    least, most = min(subnet.mlp), max(subnet.mlp)
+    mlp = f"{most}" if least == most else f"{least}–{most}"
     return (
-        f"hidden {subnet.hidden}, {subnet.heads} heads of {subnet.head_size}, MLP {subnet.mlp[0]}, "
+        f"hidden {subnet.hidden}, {subnet.heads} heads of {subnet.head_size}, MLP {mlp}, "
         f"{len(subnet.blocks)} blocks, {subnet.mean_weight_bits:.1f} bits a weight, {subnet.weight_bytes / 1e6:.1f} MB"
     )
 

@@ -19,6 +19,8 @@ KNOWN = (
     *(f"w{bits}a16" for bits in (8, 4, 2)),
     *(f"w{bits}a16g{group}" for bits in (8, 4, 3, 2) for group in GROUPS),
 )
+COUNTED = tuple(f"w{bits}a{act}g{group}" for bits in (8, 4, 2) for act in (4, 2) for group in GROUPS)
+"""No kernel runs these; a space may hold them to be counted, as the paper's does (arXiv 2606.04063, Table 1)."""
 
 
 @dataclass(frozen=True, order=True)
@@ -37,7 +39,7 @@ class Precision:
 
     @classmethod
     def parse(cls, name: str) -> Precision:
-        """Raises `HwfitError` for a name that is not in `KNOWN`."""
+        """Raises `HwfitError` for a name that is neither in `KNOWN` nor in `COUNTED`."""
         return _parse(name)
 
     @property
@@ -74,7 +76,7 @@ def _parse(name: str) -> Precision:
     if name == "fp8":
         return Precision(8, 8, float8=True)
     match = _NAME.fullmatch(name)
-    if not match or name not in KNOWN:
+    if not match or name not in (*KNOWN, *COUNTED):
         raise HwfitError(f"precision '{name}' is unknown; {nearest(name, KNOWN)}")
     weight, act, group = (int(v) if (v := match[key]) else None for key in "wag")
     assert weight is not None

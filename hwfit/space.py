@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Sequence
 from dataclasses import dataclass
+from math import prod
 from typing import Any, Literal
 
 from hwfit.errors import raise_all
 from hwfit.precision import Precision
-from hwfit.subnet import LINEARS, ModelShape, Subnet, group_problems
+from hwfit.space_check import axis_problems, group_problems
+from hwfit.subnet import LINEARS, ModelShape, Subnet
 
 Width = Literal["hidden", "q", "kv", "mlp", "vocab"]
+PrecisionPer = Literal["linear", "block"]
+AXES = ("hidden", "heads", "head_size", "mlp", "depth")
 
 # linear -> (output width, input width)
 LINEAR_WIDTHS: dict[str, tuple[Width, Width]] = {
@@ -49,6 +54,8 @@ class Space:
 
     Each tuple descends, so its first entry is the largest and the whole model is the first choice everywhere.
     `heads` counts query heads; KV heads follow in the model's own ratio. `depth` is the number of blocks kept.
+    With `precision_per="block"` the linears of a block share one precision; with `mlp_per_block` each block has its own
+    MLP width. `linears` and `lm_head` are what those may take of `precisions`, () being all of them.
     """
 
     shape: ModelShape
@@ -59,6 +66,10 @@ class Space:
     depth: tuple[int, ...]
     precisions: tuple[Precision, ...]
     embed: Precision
+    precision_per: PrecisionPer = "linear"
+    mlp_per_block: bool = False
+    linears: tuple[Precision, ...] = ()
+    lm_head: tuple[Precision, ...] = ()
 
     @classmethod
     def default(
@@ -74,11 +85,11 @@ class Space:
         """
         return cls(
             shape=shape,
-            hidden=_fractions(shape.hidden, (1, 8 / 9, 7 / 9, 2 / 3), multiple),
-            heads=tuple(shape.queries_per_kv * kv for kv in _fractions(shape.kv_heads, (1, 2 / 3), 1)),
+            hidden=fractions_of(shape.hidden, (1, 8 / 9, 7 / 9, 2 / 3), multiple),
+            heads=tuple(shape.queries_per_kv * kv for kv in fractions_of(shape.kv_heads, (1, 2 / 3), 1)),
             head_size=(shape.head_size, shape.head_size // 2),
-            mlp=_fractions(shape.mlp, (1, 5 / 6, 2 / 3, 1 / 2), 128),
-            depth=_fractions(shape.blocks, (1, 14 / 15, 13 / 15, 4 / 5, 11 / 15, 2 / 3, 3 / 5, 8 / 15), 1),
+            mlp=fractions_of(shape.mlp, (1, 5 / 6, 2 / 3, 1 / 2), 128),
+            depth=fractions_of(shape.blocks, (1, 14 / 15, 13 / 15, 4 / 5, 11 / 15, 2 / 3, 3 / 5, 8 / 15), 1),
             precisions=tuple(Precision.parse(p) for p in precisions),
             embed=Precision.parse(embed),
         )
@@ -124,46 +135,44 @@ class Space:
                 count = (lambda h: h) if width == "q" else self.kv_heads
                 return {(i, j): count(h) * d for i, h in enumerate(self.heads) for j, d in enumerate(self.head_size)}
 
+    def options(self, linear: str) -> list[int]:
+        """What a linear (one of `LINEARS`, or `lm_head`) may take, as indices into `precisions`."""
+        offered = self.lm_head if linear == "lm_head" else self.linears
+        return [i for i, p in enumerate(self.precisions) if not offered or p in offered]
+
+    def candidates(self) -> int:
+        """How many candidates there are, exactly: the choices of all axes multiplied.
+
+        As the paper counts, every block of the model has its choices, whether it is kept or not.
+        """
+        blocks, rows = self.shape.blocks, 1 if self.precision_per == "block" else len(LINEARS)
+        widths = prod(len(getattr(self, axis)) for axis in AXES if axis != "mlp")
+        mlp = len(self.mlp) ** (blocks if self.mlp_per_block else 1)
+        precisions = len(self.options(LINEARS[0])) ** (blocks * rows) * len(self.options("lm_head"))
+        return widths * mlp * precisions
+
     def check(self) -> None:
         """Raises `HwfitError` listing every axis that is empty, too wide or unsorted, and every indivisible group."""
-        s = self.shape
-        limits = {"hidden": s.hidden, "heads": s.heads, "head_size": s.head_size, "mlp": s.mlp, "depth": s.blocks}
-        problems = []
-        for axis, limit in limits.items():
-            values = getattr(self, axis)
-            if not values or list(values) != sorted(set(values), reverse=True) or values[0] > limit or values[-1] < 1:
-                problems.append(f"space: {axis}={values} must descend without repetition within 1…{limit}")
-        problems += [
-            f"space: heads={h} is no multiple of the model's {s.queries_per_kv} queries a KV head"
-            for h in self.heads
-            if h % s.queries_per_kv
-        ]
-        problems += [
-            f"space: head_size={d} must be {s.head_size} divided by a power of two (rotary frequencies stay a subset)"
-            for d in self.head_size
-            if s.head_size % d or (s.head_size // d) & (s.head_size // d - 1)
-        ]
-        if not self.precisions:
-            problems.append("space: no precision; name at least one")
-        raise_all(problems)
+        raise_all(axis_problems(self))
         raise_all(self.group_problems())
 
     def group_problems(self) -> list[str]:
         """One line per linear whose width some group size does not divide."""
-        return sorted({p for subnet in self._corners() for p in group_problems(subnet)})
+        return group_problems(self)
 
     def subnet(
         self,
         hidden: int,
         heads: int,
         head_size: int,
-        mlp: int,
+        mlp: int | tuple[int, ...],
         blocks: tuple[int, ...],
         precision: tuple[tuple[Precision, ...], ...],
         lm_head: Precision,
         embed: Precision | None = None,
     ) -> Subnet:
-        """A subnet of this space from chosen values; `precision` has a row per kept block."""
+        """A subnet of this space from chosen values; `precision` has a row per kept block, and so has `mlp` unless it
+        is one width for all."""
         return Subnet(
             hidden=hidden,
             heads=heads,
@@ -171,7 +180,7 @@ class Space:
             head_size=head_size,
             vocab=self.shape.vocab,
             blocks=blocks,
-            mlp=(mlp,) * len(blocks),
+            mlp=(mlp,) * len(blocks) if isinstance(mlp, int) else mlp,
             precision=precision,
             lm_head=lm_head,
             embed=embed or self.embed,
@@ -181,34 +190,52 @@ class Space:
         """A subnet drawn uniformly on every axis; kept blocks are a random subset."""
         depth = rng.choice(self.depth)
         blocks = tuple(sorted(rng.sample(range(self.shape.blocks), depth)))
-        rows = tuple(tuple(rng.choice(self.precisions) for _ in LINEARS) for _ in blocks)
+        linears, lm_head = self.linears or self.precisions, self.lm_head or self.precisions
+        if self.precision_per == "block":
+            rows = tuple((rng.choice(linears),) * len(LINEARS) for _ in blocks)
+        else:
+            rows = tuple(tuple(rng.choice(linears) for _ in LINEARS) for _ in blocks)
         return self.subnet(
             rng.choice(self.hidden),
             rng.choice(self.heads),
             rng.choice(self.head_size),
-            rng.choice(self.mlp),
+            tuple(rng.choice(self.mlp) for _ in blocks) if self.mlp_per_block else rng.choice(self.mlp),
             blocks,
             rows,
-            rng.choice(self.precisions),
+            rng.choice(lm_head),
         )
 
-    def _corners(self) -> list[Subnet]:
-        """One-block subnets that between them hold every width at every precision."""
+    def smallest(self, blocks: tuple[int, ...]) -> list[Subnet]:
+        """The narrowest subnet of `blocks` at each precision the linears may take, with each the LM head may: the same
+        one where it can."""
+        linears, heads = self.linears or self.precisions, self.lm_head or self.precisions
         return [
-            self.subnet(h, a, d, m, (0,), ((p,) * len(LINEARS),), p)
-            for h in self.hidden
-            for a in self.heads
-            for d in self.head_size
-            for m in self.mlp
-            for p in self.precisions
+            self.subnet(
+                self.hidden[-1],
+                self.heads[-1],
+                self.head_size[-1],
+                self.mlp[-1],
+                blocks,
+                ((p,) * len(LINEARS),) * len(blocks),
+                head,
+            )
+            for p in linears
+            for head in ((p,) if p in heads else heads)
         ]
 
     def to_dict(self) -> dict[str, Any]:
-        axes = {a: list(getattr(self, a)) for a in ("hidden", "heads", "head_size", "mlp", "depth")}
-        return {**axes, "precisions": [p.name for p in self.precisions], "embed": self.embed.name}
+        """What decides a stored result; a field that is not in use adds nothing."""
+        out: dict[str, Any] = {axis: list(getattr(self, axis)) for axis in AXES}
+        out |= {"precisions": [p.name for p in self.precisions], "embed": self.embed.name}
+        if self.precision_per != "linear":
+            out["precision_per"] = self.precision_per
+        if self.mlp_per_block:
+            out["mlp_per_block"] = True
+        parts = {part: [p.name for p in getattr(self, part)] for part in ("linears", "lm_head")}
+        return out | {part: names for part, names in parts.items() if names}
 
 
-def _fractions(full: int, fractions: tuple[float, ...], multiple: int) -> tuple[int, ...]:
+def fractions_of(full: int, fractions: Sequence[float], multiple: int) -> tuple[int, ...]:
     """`full` and its fractions rounded to `multiple`, without repetition, descending."""
     rounded = {max(multiple, round(full * f / multiple) * multiple) for f in fractions[1:]}
     return (full, *sorted((r for r in rounded if r < full), reverse=True))

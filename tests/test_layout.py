@@ -11,7 +11,8 @@ import hwfit
 
 ROOT = Path(hwfit.__file__).parent
 LEVELS = {
-    **dict.fromkeys(("errors", "files", "packs", "progress", "precision", "rotary", "subnet", "space", "workload"), 0),
+    **dict.fromkeys(("errors", "files", "packs", "progress", "precision", "rotary", "subnet", "workload"), 0),
+    **dict.fromkeys(("space", "space_check", "space_files"), 0),
     "kernels": 1,
     "models": 2,
     "deploy": 3,
@@ -29,6 +30,7 @@ LEVELS = {
             "predict_commands",
             "table_commands",
             "transfer_command",
+            "space_option",
             "cli",
             "cli_tables",
         ),

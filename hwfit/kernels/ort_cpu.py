@@ -82,6 +82,8 @@ def precision_why_not(p: Precision) -> str | None:
         return "there is no fp16 MatMul kernel, only a cast to fp32 at fp32 speed; use w32, or w8a8"
     if p.weight_bits == 3:
         return "MatMulNBits takes 2, 4 or 8 bits, not 3; use w4a8 or w2a8 in groups"
+    if p.act_bits < 8:
+        return f"MatMulNBits rounds activations to 8 bits, not {p.act_bits}; use {_runs_instead(p)}"
     if p.act_bits == 16 and not p.is_float:
         return (
             "with 16-bit activations MatMulNBits dequantises to fp32 on every call, up to 800x slower; "

@@ -139,7 +139,8 @@ def fake_quantise(w: Tensor, p: Precision, grid: Grid | None = None) -> Tensor:
 def fake_quantise_activations(x: Tensor, p: Precision) -> Tensor:
     """`x[..., tokens, k]` as the ONNX Runtime kernel of precision `p` sees it (checked against ORT in the tests).
 
-    Groups: MatMulNBits at accuracy_level 4 rounds each row's blocks of `group` inputs to symmetric int8.
+    Groups: MatMulNBits at accuracy_level 4 rounds each row's blocks of `group` inputs to symmetric int8 (and what no
+    kernel runs, such as `w4a4g128`, to as many bits).
     Per channel: DynamicQuantizeMatMul rounds its whole input to asymmetric uint8 with one scale; leading dimensions
     are separate calls here (the deployed model runs one sequence a call), so `[batch, tokens, k]` gets `batch` scales.
     fp8: e4m3 with a scale per token, as the Triton kernel does. Activations of 16 or more bits are returned as they
@@ -151,8 +152,8 @@ def fake_quantise_activations(x: Tensor, p: Precision) -> Tensor:
         return _rows_in_e4m3(x)
     if p.group:
         blocks = x.float().unflatten(-1, (-1, p.group))  # [..., tokens, k / group, group]
-        peak = blocks.abs().amax(-1, keepdim=True)
-        out = (blocks * (127 / peak.clamp_min(TINY))).round_().mul_(peak / 127)
+        peak, top = blocks.abs().amax(-1, keepdim=True), 2 ** (p.act_bits - 1) - 1
+        out = (blocks * (top / peak.clamp_min(TINY))).round_().mul_(peak / top)
         return out.view(x.shape).to(x.dtype)
     dims = (-2, -1) if x.ndim > 1 else (-1,)
     low, high = x.float().amin(dims, keepdim=True).clamp_max(0), x.float().amax(dims, keepdim=True).clamp_min(0)

@@ -24,7 +24,7 @@ from hwfit.space import LINEAR_WIDTHS, Space
 from hwfit.subnet import LINEARS
 from hwfit.workload import Phase
 
-__all__ = ["Choices", "ExpectedCost", "expected_memory", "one_hot", "uniform"]
+__all__ = ["Choices", "ExpectedCost", "expected_memory", "leaves", "one_hot", "space_ops", "uniform"]
 
 Price = Callable[[Op], float]
 
@@ -57,8 +57,8 @@ class ExpectedCost(nn.Module):
         dtype: torch.dtype = torch.float64,
     ):
         super().__init__()
-        ops = _space_ops(space, phase)
-        prices = price_all(price, (op for grid in ops.values() for op in _leaves(grid)))
+        ops = space_ops(space, phase)
+        prices = price_all(price, (op for grid in ops.values() for op in leaves(grid)))
         terms = overhead.terms(phase.name)
         tables = {
             name: torch.tensor(_priced(grid, prices), dtype=torch.float64) * terms.scale for name, grid in ops.items()
@@ -77,18 +77,37 @@ class ExpectedCost(nn.Module):
 
     def forward(self, choices: Choices) -> Tensor:
         c = choices.map(lambda t: t.to(self.kept.dtype))
-        q = _outer(c.heads, c.head_size)
+        q, keep = _outer(c.heads, c.head_size), c.depth @ self.kept  # keep: [..., blocks], P(block is kept)
+        norm = c.hidden @ self.norm
+        rest = 2 * norm + q @ self.attention + self.block  # [...], every kept block
+        head = (c.lm_head * (c.hidden @ self.lm_head)).sum(-1) + c.hidden @ self.embed + norm + self.constant
+        blocks = self._uneven(c, q, keep) if c.mlp_by_block else self._even(c, q, keep)
+        return blocks + keep.sum(-1) * rest + head
+
+    def _even(self, c: Choices, q: Tensor, keep: Tensor) -> Tensor:
+        """All kept blocks' linears and SwiGLU, `[...]`, where all share one MLP width."""
         rows = [
-            torch.tensordot(_outer(c.hidden, widths), table.sum(1, keepdim=True) if c.by_block else table, 1)
+            torch.tensordot(_outer(c.hidden, widths), _for(c, table), 1)
             for widths, table in ((q, self.hidden_q), (c.mlp, self.hidden_mlp))
         ]
         row = rows[0] + rows[1] if c.by_block else torch.cat(rows, -2)  # [..., 7 or 1, precisions]
-        keep = c.depth @ self.kept  # [..., blocks], P(block is kept)
         kept_at = (keep[..., None, :] @ c.precision.flatten(-2)).squeeze(-2)  # [..., (7 or 1) x precisions]
-        norm = c.hidden @ self.norm
-        rest = 2 * norm + c.mlp @ self.swiglu + q @ self.attention + self.block  # [...], every kept block
-        head = (c.lm_head * (c.hidden @ self.lm_head)).sum(-1) + c.hidden @ self.embed + norm + self.constant
-        return (kept_at * row.flatten(-2)).sum(-1) + keep.sum(-1) * rest + head
+        return (kept_at * row.flatten(-2)).sum(-1) + keep.sum(-1) * (c.mlp @ self.swiglu)
+
+    def _uneven(self, c: Choices, q: Tensor, keep: Tensor) -> Tensor:
+        """The same where each block has its own: prices differ between blocks, so nothing can be added up first."""
+        attention = torch.tensordot(_outer(c.hidden, q), _for(c, self.hidden_q), 1)[..., None, :, :]
+        mlp = torch.tensordot(_outer(c.hidden[..., None, :], c.mlp), _for(c, self.hidden_mlp), 1)
+        if c.by_block:
+            row = attention + mlp  # [..., blocks, 1, precisions]
+        else:
+            row = torch.cat([attention.expand(*mlp.shape[:-2], *attention.shape[-2:]), mlp], -2)
+        return (keep * ((c.precision * row).sum((-1, -2)) + c.mlp @ self.swiglu)).sum(-1)
+
+
+def _for(c: Choices, table: Tensor) -> Tensor:
+    """A table `[widths, linears, precisions]`, its linears added up where they share a precision."""
+    return table.sum(1, keepdim=True) if c.by_block else table
 
 
 def _outer(a: Tensor, b: Tensor) -> Tensor:
@@ -119,7 +138,7 @@ def expected_memory(
     return ExpectedCost(space, block_order, phase, lambda op: op_bytes(op, batch, device), dtype=dtype)
 
 
-def _space_ops(space: Space, phase: Phase) -> dict[str, list]:
+def space_ops(space: Space, phase: Phase) -> dict[str, list]:
     """Nested lists of ops, shaped like the tables: a linear is `[output choices][input choices][precisions]`."""
     rows = {name: phase.batch if name == "lm_head" else phase.m for name in LINEAR_WIDTHS}
     grids: dict[str, list] = {
@@ -141,12 +160,12 @@ def _space_ops(space: Space, phase: Phase) -> dict[str, list]:
     return grids
 
 
-def _leaves(grid: list | Op) -> Iterator[Op]:
+def leaves(grid: list | Op) -> Iterator[Op]:
     if isinstance(grid, Op):
         yield grid
     else:
         for part in grid:
-            yield from _leaves(part)
+            yield from leaves(part)
 
 
 def _priced(grid: list | Op, prices: dict[Op, float]) -> list | float:

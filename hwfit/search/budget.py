@@ -146,14 +146,22 @@ def needed(limits: Iterable[str]) -> tuple[str, ...]:
 
 
 def shares(limits: Mapping[str, float], costs: Mapping[str, float], pace: float = 1.0) -> list[float]:
-    """What each limit is used to, 1 at the most, in a form that adds up over linears wherever costs do.
+    """What each limit is used to, 1 at the most, in a form that adds up over linears and blocks wherever costs do.
 
-    Power does not, but energy - limit x time <= 0 does: in shares of the limit over `pace` seconds of decode.
+    Reciprocals and power do not add up, but 2 - weights / least <= 1 does, and so does energy - limit x time <= 0: in
+    shares of the limit over `pace` seconds of decode.
     """
-    return [
-        1 + (costs["power"] / limit - 1) * costs["decode"] / pace if metric == "power" else costs[metric] / limit
-        for metric, limit in limits.items()
-    ]
+    return [_SHARES.get(metric, _plain)(metric, limit, costs, pace) for metric, limit in limits.items()]
+
+
+def _plain(metric: str, limit: float, costs: Mapping[str, float], pace: float) -> float:
+    return costs[metric] / limit
+
+
+_SHARES = {
+    "power": lambda metric, limit, costs, pace: 1 + (costs[metric] / limit - 1) * costs["decode"] / pace,
+    "1/params": lambda metric, limit, costs, pace: 2 - limit / costs[metric],
+}
 
 
 def _number(text: str, units: Mapping[str, float]) -> float | None:

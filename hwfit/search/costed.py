@@ -1,7 +1,8 @@
-"""Costed: what a whole space costs, and which of its subnets comes closest to limits.
+"""Costed: what all of a space costs, in sums of what its parts add.
 
-Costs are the same in every block, so that precisions are counts: how many blocks have a linear at each. At given widths
-an integer programme finds the counts; Lagrangian bounds, computed for all widths at once, leave few to be solved.
+Costs are the same in every block, so a subnet is a choice of shared widths and, for each kind of part, how many blocks
+have it at each option: a linear at a precision, a block's linears where they share one, an MLP at a width of its own
+and three precisions, the LM head.
 """
 
 from __future__ import annotations
@@ -13,158 +14,155 @@ from itertools import product
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from scipy.optimize import Bounds, LinearConstraint, milp
+from torch import Tensor
 
 from hwfit.latency_models.choices import Choices
-from hwfit.search.budget import needed, shares
 from hwfit.search.costs import ExpectedCosts
 from hwfit.search.discretise import WIDTHS
 from hwfit.space import Space
 from hwfit.subnet import LINEARS
 
 Array = NDArray[np.float64]
-SAMPLES = 96
-"""Multipliers that a bound is the best of."""
-TOLERANCE = 1e-6
-SECONDS = 5.0
 CHUNK = 1 << 22
 """Numbers in a batch of distributions."""
+ATTENTION = 4
+"""The first linears of a block are attention's, the rest the MLP's."""
 
 
 @dataclass(frozen=True)
 class Costed:
-    """The costs of a space: `base[metric][width]` at the first precision, and what others add.
+    """Additive quantities: `base[name][width]` at every first option, `kinds[kind][name][width, option]` what all
+    blocks together add at an option, `counts[width, kind]` how many blocks choose it.
 
-    `moved[metric][width, linear, precision]` is what all blocks together take more at a precision; the last linear is
-    the LM head. `limits` are what is to be kept.
+    `batch` sequences share a call of decode.
     """
 
     base: Mapping[str, Array]
-    changed: Mapping[str, Array]
-    counts: Array  # [width, linear]: blocks that choose it
-    limits: Mapping[str, float]
+    kinds: Sequence[Mapping[str, Array]]
+    counts: Array
+    batch: int
 
     @classmethod
     def of(cls, costs: ExpectedCosts, limits: Mapping[str, float]) -> Costed:
-        names = needed(limits)
-        space = costs.space
-        widths = list(product(*(range(len(getattr(space, axis))) for axis in WIDTHS)))
-        several = _one_changed(space)
-        size = max(1, CHUNK // (several.precision.numel() + 1))
-        parts: dict[str, list[Array]] = {name: [] for name in names}
+        """Of the quantities that shares of `limits` are made of. Raises as `ExpectedCosts`."""
+        space, changes = costs.space, _Changes.of(costs.space)
+        sizes = [1 if axis == "mlp" and space.mlp_per_block else len(getattr(space, axis)) for axis in WIDTHS]
+        widths = list(product(*map(range, sizes)))
+        size = max(1, CHUNK // changes.precision.numel())
+        parts = []
         for start in range(0, len(widths), size):
-            choices = _at_widths(space, widths[start : start + size], several)
-            for name in names:
-                with torch.no_grad():
-                    parts[name].append(costs[name](choices).numpy())
-        whole = {name: np.concatenate(part) for name, part in parts.items()}  # [widths, 1 + linears x precisions]
-        shape = (len(widths), len(LINEARS) + 1, len(space.precisions))
-        depth = np.array([space.depth[w[-1]] for w in widths], dtype=float)
-        counts = np.concatenate([np.tile(depth[:, None], len(LINEARS)), np.ones((len(widths), 1))], axis=1)
-        base = {name: value[:, 0] for name, value in whole.items()}
-        return cls(base, {name: value[:, 1:].reshape(shape) for name, value in whole.items()}, counts, limits)
+            choices = changes.at(space, widths[start : start + size])
+            with torch.no_grad():
+                parts.append({name: costs[name](choices).numpy() for name in quantities(limits)})
+        tables = {name: changes.tables(np.concatenate([part[name] for part in parts])) for name in parts[0]}
+        by_kind = zip(*(_kinds(space, t) for t in tables.values()), strict=True)
+        kinds = [dict(zip(tables, kind, strict=True)) for kind in by_kind]
+        depth = np.array([space.depth[w[-1]] for w in widths], dtype=float)[:, None]
+        counts = np.concatenate([np.repeat(depth, len(kinds) - 1, 1), np.ones_like(depth)], 1)
+        return cls({name: t.base for name, t in tables.items()}, kinds, counts, costs.workload.batch)
 
-    def within(self, limits: Mapping[str, float]) -> Costed:
-        """With other limits on some of the same metrics."""
-        return Costed(self.base, self.changed, self.counts, limits)
+    def shares(self, limits: Mapping[str, float]) -> tuple[Array, list[Array]]:
+        """What each limit is used to, 1 at the most: [limits, widths], and by kind [limits, widths, options] added."""
+        pace = self.base["decode"].min() if "decode" in self.base else 1.0
+        constant, per = _affine(limits, float(pace), self.batch, list(self.base))
+        base = constant[:, None] + np.tensordot(per, np.stack(list(self.base.values())), 1)
+        return base, [np.tensordot(per, np.stack(list(kind.values())), 1) for kind in self.kinds]
 
-    def lowest(self, metrics: Sequence[str] = (), enough: float = 0.0) -> dict[str, float] | None:
-        """The costs of a subnet whose largest share of a limit is least, or no more than `enough`.
-
-        With `metrics`, their limits alone are shares to lower, and the other limits are kept; None if that cannot be.
-        """
-        here, moved = self._shares()
-        lowered = np.array([not metrics or name in metrics for name in self.limits])
-        bound = _bounds(here, moved, lowered)
-        best, found = np.inf, None
-        for w in np.argsort(bound, kind="stable"):
-            if bound[w] >= best - TOLERANCE or best <= enough:
-                break
-            counts = _solve(here[:, w], moved[:, w], self.counts[w], lowered)
-            if counts is None:
-                continue
-            used = here[:, w] + (moved[:, w] * (counts / self.counts[w][:, None])).sum((1, 2))
-            if (value := used[lowered].max()) < best:
-                best, found = value, self._costs(int(w), counts)
-        return found
-
-    def _shares(self) -> tuple[Array, Array]:
-        """Shares of the limits, [limits, widths] at the first precision and [limits, widths, linears, precisions]."""
-        pace = self.base.get("decode", np.ones(()))
-        here = np.array(shares(self.limits, self.base, pace))  # pyright: ignore[reportArgumentType]
-        wide = pace[..., None, None] if pace.ndim else pace
-        changed = np.array(shares(self.limits, self.changed, wide))  # pyright: ignore[reportArgumentType]
-        return here, changed - here[..., None, None]
-
-    def _costs(self, w: int, counts: Array) -> dict[str, float]:
-        """The costs of `counts` blocks at each precision."""
-        share = counts / self.counts[w][:, None]
-
-        def summed(base: Array, changed: Array) -> float:
-            return float(base[w] + (share * (changed[w] - base[w])).sum())
-
-        out = {name: summed(base, self.changed[name]) for name, base in self.base.items() if name != "power"}
-        if "power" in self.base:
-            joules = [of["power"] * of["decode"] for of in (self.base, self.changed)]
-            out["power"] = summed(*joules) / out["decode"]
-        return out
+    def costs(self, width: int, counts: Sequence[Array]) -> dict[str, float]:
+        """Quantities of so many blocks at each option of each kind."""
+        return {
+            name: float(
+                self.base[name][width]
+                + sum((c / n) @ k[name][width] for k, c, n in zip(self.kinds, counts, self.counts[width], strict=True))
+            )
+            for name in self.base
+        }
 
 
-def _one_changed(space: Space) -> Choices:
-    """Distributions that are certain: the first precision everywhere, then each linear at each in all blocks."""
-    p, k = len(space.precisions), len(LINEARS)
-    index = torch.zeros(1 + (k + 1) * p, k + 1, dtype=torch.long)
-    for i, (linear, option) in enumerate(product(range(k + 1), range(p)), 1):
-        index[i, linear] = option
-    hot = torch.nn.functional.one_hot(index, p).double()  # [changes, linears + 1, precisions]
-    rows = hot[:, None, :k].expand(-1, space.shape.blocks, -1, -1)
-    none = torch.zeros(0)
-    return Choices(none, none, none, none, none, precision=rows, lm_head=hot[:, k])
+def quantities(limits: Mapping[str, float]) -> tuple[str, ...]:
+    """The additive quantities that limits are about: energy and time for power, weights for a floor on them."""
+    names = {"1/params": ("params",), "power": ("energy", "decode")}
+    return tuple(dict.fromkeys(name for limit in limits for name in names.get(limit, (limit,))))
 
 
-def _at_widths(space: Space, widths: Sequence[tuple[int, ...]], several: Choices) -> Choices:
-    """`several` precisions at each of `widths`: [widths, changes, …]."""
-    index = torch.tensor(widths)
-    hot = {
-        axis: torch.nn.functional.one_hot(index[:, i], len(getattr(space, axis))).double()[:, None]
-        for i, axis in enumerate(WIDTHS)
-    }
-    return Choices(**hot, precision=several.precision[None], lm_head=several.lm_head[None])
+def _affine(limits: Mapping[str, float], pace: float, batch: int, names: list[str]) -> tuple[Array, Array]:
+    """Constants [limits] and factors [limits, quantities]: `hwfit.search.budget.shares` of the quantities."""
+    constant, factors = np.zeros(len(limits)), np.zeros((len(limits), len(names)))
+    for i, (metric, limit) in enumerate(limits.items()):
+        if metric == "power":
+            constant[i] = 1.0
+            factors[i, names.index("energy")] = batch / (limit * pace)
+            factors[i, names.index("decode")] = -1 / pace
+        elif metric == "1/params":
+            constant[i], factors[i, names.index("params")] = 2.0, -limit
+        else:
+            factors[i, names.index(metric)] = 1 / limit
+    return constant, factors
 
 
-def _bounds(here: Array, moved: Array, lowered: NDArray[np.bool_]) -> Array:
-    """[widths]: what the largest lowered share is at least, the other shares at most 1: Lagrangian bounds."""
-    rng = np.random.default_rng(0)
-    n = len(lowered)
-    weights = [np.where(lowered, 1.0, 0.0) / lowered.sum(), *np.eye(n)[lowered]]
-    for _ in range(SAMPLES if n > 1 else 0):
-        weight = np.where(lowered, rng.dirichlet(np.full(n, 0.7)), 0.0)
-        weights.append(weight / weight.sum() + np.where(lowered, 0.0, 10 ** rng.uniform(-2, 2, n)))
-    bound = np.full(here.shape[1], -np.inf)
-    for weight in weights:
-        mixed = np.tensordot(weight, moved, 1)  # [widths, linears, precisions]
-        bound = np.maximum(bound, weight @ here + mixed.min(-1).sum(-1) - weight[~lowered].sum())
-    possible = (here + moved.min(-1).sum(-1))[~lowered].max(0, initial=-np.inf) <= 1 + TOLERANCE
-    return np.where(possible, bound, np.inf)
+@dataclass(frozen=True)
+class _Tables:
+    """One quantity at all widths: at first options, at an MLP width of a block's own, and with one linear changed."""
+
+    base: Array  # [widths]
+    at: Array  # [widths, MLP widths]
+    linear: Array  # [widths, MLP widths, 7, precisions]
+    head: Array  # [widths, precisions]
 
 
-def _solve(here: Array, moved: Array, counts: Array, lowered: NDArray[np.bool_]) -> Array | None:
-    """[linears, precisions]: blocks at each precision, so that the largest lowered share is least; None if none fits.
+def _kinds(space: Space, t: _Tables) -> list[Array]:
+    """What the options of each kind of part add, [widths, options]; the LM head's last."""
+    wider, added = t.at - t.base[:, None], t.linear - t.at[..., None, None]
+    if space.precision_per == "block":
+        kinds = [wider[..., None] + added.sum(-2)]
+    elif space.mlp_per_block:
+        gate, up, down = (added[:, :, i] for i in range(ATTENTION, len(LINEARS)))
+        mlp = wider[..., None, None, None] + gate[..., None, None] + up[..., None, :, None] + down[..., None, None, :]
+        kinds = [*(added[:, 0, i] for i in range(ATTENTION)), mlp]
+    else:
+        kinds = [added[:, 0, i] for i in range(len(LINEARS))]
+    return [kind.reshape(len(t.base), -1) for kind in (*kinds, t.head - t.base[:, None])]
 
-    `here` [limits] and `moved` [limits, linears, precisions] are shares, `counts` [linears] the blocks to decide.
-    """
-    limits, linears, options = moved.shape
-    per = (moved / counts[:, None]).reshape(limits, -1)
-    # variables: the blocks at each precision of each linear, then the largest lowered share
-    shared = LinearConstraint(np.c_[per, -lowered.astype(float)], -np.inf, np.where(lowered, 0.0, 1.0) - here)  # pyright: ignore
-    all_blocks = np.c_[np.kron(np.eye(linears), np.ones(options)), np.zeros(linears)]
-    objective = np.zeros(linears * options + 1)
-    objective[-1] = 1
-    done = milp(
-        objective,
-        constraints=[shared, LinearConstraint(all_blocks, counts, counts)],  # pyright: ignore[reportArgumentType]
-        integrality=1 - objective,
-        bounds=Bounds(np.r_[np.zeros(linears * options), -np.inf], np.r_[np.repeat(counts, options), np.inf]),
-        options={"time_limit": SECONDS, "mip_rel_gap": 1e-4},
-    )
-    return None if done.x is None else np.round(done.x[:-1]).reshape(linears, options)
+
+@dataclass(frozen=True)
+class _Changes:
+    """Certain distributions: first options, then one thing changed in all blocks."""
+
+    mlp: Tensor | None  # [changes, blocks, MLP widths]
+    precision: Tensor  # [changes, blocks, 7, precisions]
+    lm_head: Tensor  # [changes, precisions]
+    sizes: tuple[int, int, int]  # MLP widths, precisions of a linear, of the LM head
+
+    @classmethod
+    def of(cls, space: Space) -> _Changes:
+        linear, head = space.options(LINEARS[0]), space.options("lm_head")
+        mlps = range(len(space.mlp)) if space.mlp_per_block else range(1)
+        first = [linear[0]] * len(LINEARS)
+        rows = [(0, first, head[0]), *((m, first, head[0]) for m in mlps)]
+        for m, i, o in product(mlps, range(len(LINEARS)), linear):
+            rows.append((m, [*first[:i], o, *first[i + 1 :]], head[0]))
+        rows += [(0, first, o) for o in head]
+        blocks, p = space.shape.blocks, len(space.precisions)
+        width, row, last = (torch.tensor(column) for column in zip(*rows, strict=True))
+        own = _hot(width, len(space.mlp))[:, None].expand(-1, blocks, -1) if space.mlp_per_block else None
+        each = _hot(row, p)[:, None].expand(-1, blocks, -1, -1)
+        return cls(own, each, _hot(last, p), (len(mlps), len(linear), len(head)))
+
+    def at(self, space: Space, widths: Sequence[tuple[int, ...]]) -> Choices:
+        """The changes at each of `widths`: [widths, changes, …]."""
+        index = torch.tensor(widths)
+        hot = {axis: _hot(index[:, i], len(getattr(space, axis)))[:, None] for i, axis in enumerate(WIDTHS)}
+        if self.mlp is not None:
+            hot["mlp"] = self.mlp[None]
+        return Choices(**hot, precision=self.precision[None], lm_head=self.lm_head[None])
+
+    def tables(self, found: Array) -> _Tables:
+        """A quantity [widths, changes] by what was changed."""
+        mlps, linear, _ = self.sizes
+        at, rest = found[:, 1 : 1 + mlps], found[:, 1 + mlps :]
+        many = mlps * len(LINEARS) * linear
+        return _Tables(found[:, 0], at, rest[:, :many].reshape(-1, mlps, len(LINEARS), linear), rest[:, many:])
+
+
+def _hot(index: Tensor, size: int) -> Tensor:
+    return torch.nn.functional.one_hot(index, size).double()

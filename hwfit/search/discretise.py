@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
@@ -9,7 +10,7 @@ from torch import Tensor
 
 from hwfit.errors import HwfitError
 from hwfit.latency_models.differentiable import Choices
-from hwfit.space import Space
+from hwfit.space import AXES, Space
 from hwfit.subnet import LINEARS, Subnet
 
 Cost = Callable[[Subnet], dict[str, float]]
@@ -17,12 +18,12 @@ Cost = Callable[[Subnet], dict[str, float]]
 
 @dataclass(frozen=True)
 class Picked:
-    """Choice indices on every axis; `precision[block][linear]`, `lm_head`."""
+    """Choice indices on every axis; `precision[block][linear]`, `lm_head`. `mlp` is one for all blocks, or one each."""
 
     hidden: int
     heads: int
     head_size: int
-    mlp: int
+    mlp: int | tuple[int, ...]
     depth: int
     precision: tuple[tuple[int, ...], ...]
     lm_head: int
@@ -34,23 +35,36 @@ class Picked:
             space.hidden[self.hidden],
             space.heads[self.heads],
             space.head_size[self.head_size],
-            space.mlp[self.mlp],
+            space.mlp[self.mlp] if isinstance(self.mlp, int) else tuple(space.mlp[self.mlp[b]] for b in kept),
             kept,
             rows,
             space.precisions[self.lm_head],
         )
 
+    def at(self, block: int, row: tuple[int, ...] | None = None, mlp: int | None = None) -> Picked:
+        """The same with another precision row, or another MLP width of its own, in one block."""
+        rows, widths = self.precision, self.mlp
+        if row is not None:
+            rows = (*rows[:block], row, *rows[block + 1 :])
+        if mlp is not None:
+            assert isinstance(widths, tuple)
+            widths = (*widths[:block], mlp, *widths[block + 1 :])
+        return replace(self, precision=rows, mlp=widths)
 
-WIDTHS = ("hidden", "heads", "head_size", "mlp", "depth")
+
+WIDTHS = AXES
 LEAST = 1e-5
 """Nats below which two choices count as equally good."""
 
 
 def most_likely(choices: Choices) -> Picked:
     """Argmax on every axis."""
-    single = {axis: int(getattr(choices, axis).argmax()) for axis in (*WIDTHS, "lm_head")}
+    single = {
+        axis: int(getattr(choices, axis).argmax()) for axis in ("hidden", "heads", "head_size", "depth", "lm_head")
+    }
     rows = tuple(map(tuple, choices.precision.argmax(-1).tolist()))
-    return Picked(precision=rows, **single)
+    mlp = choices.mlp.argmax(-1)
+    return Picked(precision=rows, mlp=tuple(mlp.tolist()) if choices.mlp_by_block else int(mlp), **single)
 
 
 @dataclass(frozen=True)
@@ -92,7 +106,7 @@ def repair(picked: Picked, problem: Problem) -> Picked:
     def moves() -> Iterator[tuple[float, Picked, float]]:
         """(damage taken away, pick, excess) of every change of one choice."""
         here = problem.cost_of(picked)
-        known: dict[tuple[int, int, int], Mapping[str, float]] = {}
+        known: dict[Alike, Mapping[str, float]] = {}
         for gain, move, alike in _moves(picked, score, problem):
             if alike is None or alike not in known:
                 costs = problem.cost_of(move)
@@ -115,36 +129,75 @@ def repair(picked: Picked, problem: Problem) -> Picked:
     return picked
 
 
-def _moves(
-    picked: Picked, score: dict[str, Tensor], problem: Problem
-) -> Iterator[tuple[float, Picked, tuple[int, int, int] | None]]:
-    """(damage taken away, pick, key) of every pick that differs on one axis; widths step to a neighbour.
+Alike = tuple[object, ...]
+"""Moves with the same key change the cost by the same amount, whichever block they are made in."""
 
-    Moves with the same key change the cost by the same amount: the same linear, at the same widths, in any block.
-    """
+
+def _moves(picked: Picked, score: dict[str, Tensor], problem: Problem) -> Iterator[tuple[float, Picked, Alike | None]]:
+    """(damage taken away, pick, key) of every pick that differs on one axis; widths step to a neighbour."""
     for axis in problem.widths:
         here = getattr(picked, axis)
+        if not isinstance(here, int):
+            yield from _mlp_moves(picked, here, score["mlp"], problem)
+            continue
         for to in (here - 1, here + 1):
             if 0 <= to < len(score[axis]):
                 yield float(score[axis][to] - score[axis][here]), replace(picked, **{axis: to}), None
     if not problem.precisions:
         return
     space = problem.space
-    options = range(len(space.precisions))
-    for to in options:
+    for to in space.options("lm_head"):
         if to != picked.lm_head:
             yield float(score["lm_head"][to] - score["lm_head"][picked.lm_head]), replace(picked, lm_head=to), None
-    table = score["precision"].tolist()
+    table, options = score["precision"].tolist(), space.options(LINEARS[0])
+    whole = space.precision_per == "block"
     for block in problem.block_order[: space.depth[picked.depth]]:
         row = picked.precision[block]
-        for i, was in enumerate(row):
+        width = None if isinstance(picked.mlp, int) else picked.mlp[block]
+        for i, was in enumerate(row[:1] if whole else row):
             for to in options:
-                if to != was:
-                    changed = (*row[:i], to, *row[i + 1 :])
-                    rows = (*picked.precision[:block], changed, *picked.precision[block + 1 :])
-                    yield table[block][i][to] - table[block][i][was], replace(picked, precision=rows), (i, was, to)
+                if to == was:
+                    continue
+                changed = (to,) * len(row) if whole else (*row[:i], to, *row[i + 1 :])
+                places = range(len(row)) if whole else (i,)
+                gain = sum(table[block][j][to] - table[block][j][row[j]] for j in places)
+                yield gain, picked.at(block, row=changed), (row if whole else (i, was), to, width)
 
 
-def with_precision(picked: Picked, index: int) -> Picked:
-    """The same architecture at one precision everywhere."""
-    return replace(picked, precision=tuple((index,) * len(LINEARS) for _ in picked.precision), lm_head=index)
+def _mlp_moves(
+    picked: Picked, widths: tuple[int, ...], score: Tensor, problem: Problem
+) -> Iterator[tuple[float, Picked, Alike | None]]:
+    """The moves of each kept block's own MLP width."""
+    table = score.tolist()
+    for block in problem.block_order[: problem.space.depth[picked.depth]]:
+        here = widths[block]
+        for to in (here - 1, here + 1):
+            if 0 <= to < len(table[block]):
+                alike = ("mlp", here, to, picked.precision[block][-3:])  # gate, up and down are what it cuts
+                yield table[block][to] - table[block][here], picked.at(block, mlp=to), alike
+
+
+def with_precision(picked: Picked, index: int, space: Space | None = None) -> Picked:
+    """The same architecture at one precision everywhere; the LM head of `space` may have to stay at what it has."""
+    kept = space is not None and index not in space.options("lm_head")
+    rows = tuple((index,) * len(LINEARS) for _ in picked.precision)
+    return replace(picked, precision=rows, lm_head=picked.lm_head if kept else index)
+
+
+def random_pick(space: Space, rng: random.Random) -> Picked:
+    """Widths drawn evenly; precisions in shares that are drawn evenly themselves, so that few bits everywhere, many
+    everywhere and all between are as likely."""
+    weights = [rng.expovariate(1) for _ in space.precisions]
+
+    def row(linear: str, count: int) -> tuple[int, ...]:
+        options = space.options(linear)
+        return tuple(rng.choices(options, [weights[i] for i in options], k=count))
+
+    blocks = range(space.shape.blocks)
+    widths = {axis: rng.randrange(len(getattr(space, axis))) for axis in WIDTHS}
+    mlp = tuple(rng.randrange(len(space.mlp)) for _ in blocks) if space.mlp_per_block else widths["mlp"]
+    if space.precision_per == "block":
+        rows = tuple(row(LINEARS[0], 1) * len(LINEARS) for _ in blocks)
+    else:
+        rows = tuple(row(LINEARS[0], len(LINEARS)) for _ in blocks)
+    return Picked(**{**widths, "mlp": mlp}, precision=rows, lm_head=row("lm_head", 1)[0])

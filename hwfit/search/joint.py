@@ -29,7 +29,7 @@ from hwfit.search.sensitivity import Damage, measure_damage
 from hwfit.search.study import Study
 from hwfit.search.supernet import Supernet
 from hwfit.search.teacher import distillation_loss
-from hwfit.subnet import Subnet
+from hwfit.subnet import LINEARS, Subnet
 from hwfit.workload import Workload
 
 SHARED_SHARE = 0.3
@@ -172,7 +172,7 @@ class Searcher:
     def find_unquantised(self, name: str, budget: Budget, key: str) -> Found:
         """The first half of `find_sequential`: an architecture at full precision, with the budget it was given."""
         space = self.study.space
-        full = max(range(len(space.precisions)), key=lambda i: space.precisions[i].weight_bits)
+        full = max(space.options(LINEARS[0]), key=lambda i: space.precisions[i].weight_bits)
         costs = [self.cost(Subnet.whole(space.shape, space.precisions[i], space.embed)) for i in (full, *self.uniform)]
         limits = {m: limit * costs[0][m] / min(c[m] for c in costs[1:]) for m, limit in budget.limits}
         architecture = Architecture(space)
@@ -183,7 +183,9 @@ class Searcher:
     @property
     def uniform(self) -> list[int]:
         """The precisions that a whole model is quantised to: integers of 4 bits or more, as indices of the space's."""
-        return [i for i, p in enumerate(self.study.space.precisions) if not p.is_float and p.weight_bits >= 4]
+        space = self.study.space
+        there = [(i, space.precisions[i]) for i in space.options(LINEARS[0])]
+        return [i for i, p in there if not p.is_float and p.weight_bits >= 4]
 
     def search(
         self,
@@ -230,8 +232,8 @@ class Searcher:
         """
         problem = self.problem(limits, freedom)
         # with one pick asked for, a single precision never has less damage than the best over all
-        single = [[p] for p in range(len(problem.space.precisions))] if own > 1 else []
-        allowed = [None, *single] if freedom.precisions else [[starts[0].lm_head]]
+        single = [[p] for p in problem.space.options(LINEARS[0])] if own > 1 else []
+        allowed = [None, *single] if freedom.precisions else [[starts[0].precision[0][0]]]
         ideal = [best_by_damage(problem, options) for options in allowed]
         picks = [*starts, *sorted((p for p in ideal if p), key=self.damage.of)[:own]]
         repaired = [r for p in picks if (r := _repaired(p, problem))]
@@ -245,7 +247,7 @@ class Searcher:
         Damages do not quite add up; this measures where they matter. At most `settings.trials` losses.
         """
         problem = self.problem(limits, freedom)
-        allowed = None if freedom.precisions else [picked.lm_head]
+        allowed = None if freedom.precisions else [picked.precision[0][0]]
         left, tried = self.settings.trials, {picked}
         while left > 0:
             near = neighbours(picked, problem, allowed)
@@ -272,7 +274,7 @@ class Searcher:
         options = []
         for index in self.uniform:
             problem = self.problem(budget.as_dict(), WIDTHS_ONLY)
-            if picked := _repaired(with_precision(found.picked, index), problem, [index]):
+            if picked := _repaired(with_precision(found.picked, index, space), problem, [index]):
                 options.append(picked)
         if not options:
             raise HwfitError(f"no uniform precision meets {budget} by widths alone; allowed: a larger budget")
@@ -304,7 +306,7 @@ class Searcher:
 
     def _picked_again(self, found: Found, limits: Mapping[str, float]) -> Picked | None:
         if not found.freedom.precisions:
-            return _repaired(found.picked, self.problem(limits, found.freedom), [found.picked.lm_head])
+            return _repaired(found.picked, self.problem(limits, found.freedom), [found.picked.precision[0][0]])
         try:
             return self._best([found.picked], limits, found.freedom, own=1)
         except HwfitError:

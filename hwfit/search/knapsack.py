@@ -1,8 +1,9 @@
 """Knapsack: the subnet that the additive damage model likes best under a budget, over all widths and precisions.
 
 Given widths and depth, costs and damages of the precisions add up over linears, so one multiplier a limit decides them
-all (`multipliers`). Widths are enumerated, least harmful first, and enumeration ends where the widths alone are worse
-than the best whole found.
+all (`multipliers`): each linear, or block where its linears share one, takes the precision with the least damage +
+multipliers x cost; where blocks have MLP widths of their own, each takes its width likewise. The other widths are
+enumerated, least harmful first, and enumeration ends where the widths alone are worse than the best whole found.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from itertools import permutations, product
 import numpy as np
 from numpy.typing import NDArray
 
+from hwfit.search import items
 from hwfit.search.budget import shares
 from hwfit.search.discretise import WIDTHS, Picked, Problem
 from hwfit.search.multipliers import Multipliers
@@ -30,7 +32,8 @@ def best_by_damage(problem: Problem, allowed: Sequence[int] | None = None) -> Pi
     multipliers leave unspent is at most one linear's step a limit.
     """
     grid = _Grid.of(problem, allowed)
-    widths = list(product(*(range(len(grid.tables[axis]) if axis in problem.widths else 1) for axis in WIDTHS)))
+    free = {axis: axis in problem.widths and axis in grid.shared for axis in WIDTHS}
+    widths = list(product(*(range(len(grid.tables[axis]) if free[axis] else 1) for axis in WIDTHS)))
     harm = [grid.width_harm(choice) for choice in widths]
     best: tuple[float, Picked] | None = None
     for i in np.argsort(harm, kind="stable"):
@@ -46,11 +49,12 @@ def best_by_damage(problem: Problem, allowed: Sequence[int] | None = None) -> Pi
 def neighbours(picked: Picked, problem: Problem, allowed: Sequence[int] | None = None) -> list[Picked]:
     """The picks one width away, or with one width smaller and another larger, that keep every limit.
 
-    Each has the precisions that are best at its widths; least total damage first.
+    Each has the precisions (and MLP widths, if blocks have their own) that are best at its widths; least total damage
+    first.
     """
     grid = _Grid.of(problem, allowed)
-    here = tuple(getattr(picked, axis) for axis in WIDTHS)
-    unit = np.eye(len(WIDTHS), dtype=int)
+    here = tuple(getattr(picked, axis) if axis in grid.shared else 0 for axis in WIDTHS)
+    unit = np.eye(len(WIDTHS), dtype=int)[[axis in grid.shared for axis in WIDTHS]]
     steps = [*unit, *-unit, *(up - down for up, down in permutations(unit, 2))]
     out = []
     for step in steps:
@@ -66,64 +70,93 @@ def neighbours(picked: Picked, problem: Problem, allowed: Sequence[int] | None =
 
 @dataclass(frozen=True)
 class _Grid:
-    """The damage tables as arrays, and the precisions that may be chosen; `moved` by widths, for all depths."""
+    """The damage tables as arrays, and the precisions that linears and the LM head may take."""
 
     tables: dict[str, Array]
     options: list[int]
-    moved: dict[Picked, Array] = field(default_factory=dict)
+    head_options: list[int]
+    shared: tuple[str, ...]
+    """Axes with one choice for the whole model."""
+    added: dict[Picked, tuple[Array, Array, Array]] = field(default_factory=dict)
+    """By widths, for all depths: see `_added`."""
     solver: Multipliers = field(default_factory=Multipliers)
 
     @classmethod
     def of(cls, problem: Problem, allowed: Sequence[int] | None) -> _Grid:
         tables = {axis: getattr(problem.damage, axis).double().numpy() for axis in (*WIDTHS, "precision", "lm_head")}
-        return cls(tables, list(range(len(problem.space.precisions)) if allowed is None else allowed))
+        shared = tuple(axis for axis in WIDTHS if axis != "mlp" or not problem.space.mlp_per_block)
+        linears, head = (problem.space.options(linear) for linear in (LINEARS[0], "lm_head"))
+        if allowed is not None:
+            linears = [o for o in allowed if o in linears]
+            head = [o for o in allowed if o in head] or head
+        return cls(tables, linears, head, shared)
 
     def width_harm(self, choice: Sequence[int]) -> float:
-        return float(sum(self.tables[axis][i] for axis, i in zip(WIDTHS, choice, strict=True)))
+        """Of the axes that all blocks share."""
+        return float(sum(self.tables[a][i] for a, i in zip(WIDTHS, choice, strict=True) if a in self.shared))
 
     def start(self, choice: Sequence[int], space: Space) -> Picked:
         """These widths at the first precision that may be chosen."""
-        first = self.options[0]
-        rows = ((first,) * len(LINEARS),) * space.shape.blocks
-        return Picked(**dict(zip(WIDTHS, choice, strict=True)), precision=rows, lm_head=first)
+        first, blocks = self.options[0], space.shape.blocks
+        widths: dict[str, int] = dict(zip(WIDTHS, choice, strict=True))
+        mlp = widths.pop("mlp")
+        rows = ((first,) * len(LINEARS),) * blocks
+        own = (mlp,) * blocks if "mlp" not in self.shared else mlp
+        return Picked(**widths, mlp=own, precision=rows, lm_head=self.head_options[0])
 
 
 def _precisions(start: Picked, grid: _Grid, problem: Problem, below: float = np.inf) -> tuple[float, Picked] | None:
-    """Least damage, if it is `below` this, and its pick at the widths of `start`."""
-    options, tables = grid.options, grid.tables
-    kept = sorted(problem.block_order[: problem.space.depth[start.depth]])
-    pace = problem.cost_of(grid.start((0,) * len(WIDTHS), problem.space)).get("decode", 1.0)
+    """Least damage, if it is `below` this, and its pick at the widths of `start`; MLP widths too, where blocks have
+    their own."""
+    options, space = grid.options, problem.space
+    if not options:
+        return None
+    kept = sorted(problem.block_order[: space.depth[start.depth]])
+    own = isinstance(start.mlp, tuple)
+    mlps = range(len(space.mlp)) if own and "mlp" in problem.widths else [0]
+    pace = problem.cost_of(grid.start((0,) * len(WIDTHS), space)).get("decode", 1.0)
     here = np.array(shares(problem.limits, problem.cost_of(start), pace))
     alike = replace(start, depth=0)
-    if (moved := grid.moved.get(alike)) is None:
-        moved = grid.moved[alike] = _moved(start, kept[0], here, pace, options, problem)
-    harm = tables["precision"][np.ix_(kept, range(len(LINEARS)), options)]  # [blocks, kinds, options]
-    harm = np.concatenate([harm.reshape(-1, len(options)), tables["lm_head"][None, options]])
-    moved = np.concatenate(
-        [np.tile(moved[:, :-1], (1, len(kept), 1)), moved[:, -1:]], axis=1
-    )  # [limits, linears, options]
-
-    choice = grid.solver.least_harm(harm, moved, here, below)
-    if choice is None:
+    if (added := grid.added.get(alike)) is None:
+        added = grid.added[alike] = _added(start, kept[0], mlps, here, pace, grid, problem)
+    wider, moved, head = added
+    harm = grid.tables["precision"][np.ix_(kept, range(len(LINEARS)), options)]  # [blocks, kinds, options]
+    mlp_harm = grid.tables["mlp"][np.ix_(kept, list(mlps))] if own else np.zeros((len(kept), 1))
+    tables = items.Tables(harm, moved, mlp_harm, wider)
+    packed = (items.blocks if space.precision_per == "block" else items.mlps if own else items.linears)(tables)
+    most = max(packed.harm.shape[-1], len(grid.head_options))
+    head_harm = grid.tables["lm_head"][None, grid.head_options]
+    harm = np.concatenate([items.padded(packed.harm, most), items.padded(head_harm, most)])  # [items, options]
+    moved = np.concatenate([items.padded(packed.moved, most), items.padded(head, most)], 1)  # [limits, items, options]
+    chosen = grid.solver.least_harm(harm, moved, here, below)
+    if chosen is None:
         return None
-    picks = [options[c] for c in choice]
-    rows_by_block = {b: tuple(picks[i * len(LINEARS) : (i + 1) * len(LINEARS)]) for i, b in enumerate(kept)}
-    precision = tuple(rows_by_block.get(b, row) for b, row in enumerate(start.precision))
-    return float(harm[np.arange(len(choice)), choice].sum()), replace(start, precision=precision, lm_head=picks[-1])
+    rows, widths = packed.read(chosen[:-1].clip(max=packed.harm.shape[-1] - 1))
+    for block, row, width in zip(kept, rows.tolist(), widths.tolist(), strict=True):
+        start = start.at(block, row=tuple(options[o] for o in row), mlp=width if own else None)
+    head_option = min(int(chosen[-1]), len(grid.head_options) - 1)
+    damage = float(harm[np.arange(len(chosen)), chosen].sum())
+    return damage, replace(start, lm_head=grid.head_options[head_option])
 
 
-def _moved(start: Picked, block: int, here: Array, pace: float, options: list[int], problem: Problem) -> Array:
-    """Share of each limit that a precision adds, by linear kind (the same in every block): [limits, kinds, options]."""
-    limits, row = problem.limits, start.precision[block]
-    moved = np.zeros((len(limits), len(LINEARS) + 1, len(options)))
+def _added(
+    start: Picked, block: int, mlps: Sequence[int], here: Array, pace: float, grid: _Grid, problem: Problem
+) -> tuple[Array, Array, Array]:
+    """Shares of the limits that choices add, the same in every block: an MLP width of a block's own [limits, widths],
+    a precision by linear kind [limits, widths, kinds, options], the LM head's [limits, 1, options]."""
+    options, limits = grid.options, problem.limits
 
-    def added(picked: Picked) -> Array:
-        return np.array(shares(limits, problem.cost_of(picked), pace)) - here
+    def used(picked: Picked) -> Array:
+        return np.array(shares(limits, problem.cost_of(picked), pace))
 
-    for o, option in enumerate(options[1:], 1):
-        for j in range(len(LINEARS)):
-            changed = (*row[:j], option, *row[j + 1 :])
-            rows = (*start.precision[:block], changed, *start.precision[block + 1 :])
-            moved[:, j, o] = added(replace(start, precision=rows))
-        moved[:, -1, o] = added(replace(start, lm_head=option))
-    return moved
+    wider = np.zeros((len(limits), len(mlps)))
+    moved = np.zeros((len(limits), len(mlps), len(LINEARS), len(options)))
+    for m in mlps:
+        base = start.at(block, mlp=m) if isinstance(start.mlp, tuple) else start
+        at = used(base)
+        wider[:, m], row = at - here, base.precision[block]
+        for o, option in enumerate(options[1:], 1):
+            for j in range(len(LINEARS)):
+                moved[:, m, j, o] = used(base.at(block, row=(*row[:j], option, *row[j + 1 :]))) - at
+    head = np.stack([used(replace(start, lm_head=o)) - here for o in grid.head_options], 1)[:, None]
+    return wider, moved, head

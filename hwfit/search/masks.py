@@ -13,18 +13,26 @@ from functools import cache
 import torch
 from torch import Tensor
 
-from hwfit.space import Space
+from hwfit.space import Space, Width
 
 
 @dataclass(frozen=True)
 class Masks:
-    """Soft masks of the four widths, each `[full width]`: 1 where every choice keeps the channel."""
+    """Soft masks of the four widths, each `[full width]`: 1 where every choice keeps the channel.
+
+    `mlp` is `[blocks, full width]` where each block has an MLP width of its own.
+    """
 
     hidden: Tensor
     q: Tensor
     kv: Tensor
     mlp: Tensor
     vocab: None = None
+
+    def of(self, width: Width, block: int) -> Tensor | None:
+        """The mask `[full width]` of one width in one block; None for what is never cut."""
+        mask: Tensor | None = getattr(self, width)
+        return mask[block] if mask is not None and mask.dim() > 1 else mask
 
 
 @cache
@@ -45,7 +53,8 @@ def head_size_indicator(sizes: tuple[int, ...], full: int) -> Tensor:
 
 
 def soft_masks(space: Space, hidden: Tensor, heads: Tensor, head_size: Tensor, mlp: Tensor) -> Masks:
-    """Masks from one probability vector per axis; heads x head size is a Kronecker product."""
+    """Masks from one probability vector per axis (`mlp` may have a row a block); heads x head size is a Kronecker
+    product."""
     s = space.shape
     kept = _per_channel(head_size, head_size_indicator(space.head_size, s.head_size))  # [head size]
     queries = _per_channel(heads, prefix_indicator(space.heads, s.heads))  # [heads]

@@ -16,12 +16,10 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from hwfit.errors import HwfitError
 from hwfit.search.budget import Budget
-from hwfit.search.discretise import WIDTHS, Picked
+from hwfit.search.discretise import WIDTHS, Picked, random_pick
 from hwfit.search.joint import WIDTHS_ONLY, Found, Freedom, Searcher
 from hwfit.search.knapsack import best_by_damage
 from hwfit.search.relax import PRECISIONS, Architecture
-from hwfit.space import Space
-from hwfit.subnet import LINEARS
 
 Ladder = dict[float, Found]
 """By share of the budget; shares that a method has nothing for are left out."""
@@ -73,7 +71,7 @@ def best_random(searcher: Searcher, name: str, budget: Budget, shares: Sequence[
     problem, rng = searcher.problem(budget.as_dict()), random.Random(f"{searcher.settings.seed} {name}")
     pool: dict[Picked, float] = {}
     for _ in range(DRAWS * ATTEMPTS):
-        picked = _drawn(searcher.study.space, rng)
+        picked = random_pick(searcher.study.space, rng)
         costs = searcher.cost(picked.subnet(searcher.study.space, searcher.order))
         used = max(costs[m] / limit for m, limit in problem.limits.items())
         if LEAST_USED <= used <= 1:
@@ -115,15 +113,3 @@ def _held(shares: Iterable[float], find: Callable[[float], Found]) -> Ladder:
             if not out:
                 raise
     return out
-
-
-def _drawn(space: Space, rng: random.Random) -> Picked:
-    """Widths drawn evenly; precisions in shares that are drawn evenly themselves, so that few bits everywhere, many
-    everywhere and all between are as likely."""
-    weights = [rng.expovariate(1) for _ in space.precisions]
-
-    def row(count: int) -> tuple[int, ...]:
-        return tuple(rng.choices(range(len(weights)), weights, k=count))
-
-    widths = {axis: rng.randrange(len(getattr(space, axis))) for axis in WIDTHS}
-    return Picked(**widths, precision=tuple(row(len(LINEARS)) for _ in range(space.shape.blocks)), lm_head=row(1)[0])

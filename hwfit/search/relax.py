@@ -9,15 +9,20 @@ import torch
 from torch import Tensor, nn
 
 from hwfit.latency_models.differentiable import Choices
+from hwfit.space import AXES as WIDTHS
 from hwfit.space import Space
 from hwfit.subnet import LINEARS
 
 PRECISIONS = ("precision", "lm_head")
-AXES = ("hidden", "heads", "head_size", "mlp", "depth", "precision", "lm_head")
+AXES = (*WIDTHS, *PRECISIONS)
+NEVER = -1e4
+"""Logit of what is not chosen: far enough below the others that its probability is exactly 0."""
 
 
 class Architecture(nn.Module):
     """One logit vector per choice. `mean()` is what the budget is priced on, `sample()` what the loss sees.
+
+    Where a block's linears share a precision there is one vector a block, and the choices repeat it for each linear.
 
     Stays on the CPU with its prices: a few thousand numbers, which a GPU would only wait for. The supernet moves what
     it is given to its own device.
@@ -25,21 +30,24 @@ class Architecture(nn.Module):
 
     def __init__(self, space: Space):
         super().__init__()
-        p = len(space.precisions)
-        sizes = {
-            "hidden": (len(space.hidden),),
-            "heads": (len(space.heads),),
-            "head_size": (len(space.head_size),),
-            "mlp": (len(space.mlp),),
-            "depth": (len(space.depth),),
-            "precision": (space.shape.blocks, len(LINEARS), p),
-            "lm_head": (p,),
-        }
-        self.logits = nn.ParameterDict({axis: nn.Parameter(torch.zeros(size)) for axis, size in sizes.items()})
+        p, blocks = len(space.precisions), space.shape.blocks
+        rows = 1 if space.precision_per == "block" else len(LINEARS)
+        sizes: dict[str, tuple[int, ...]] = {axis: (len(getattr(space, axis)),) for axis in WIDTHS}
+        sizes |= {"precision": (blocks, rows, p), "lm_head": (p,)}
+        if space.mlp_per_block:
+            sizes["mlp"] = (blocks, len(space.mlp))
+        self.logits = nn.ParameterDict({axis: nn.Parameter(torch.zeros(sizes[axis])) for axis in AXES})
+        self.options = {"precision": space.options(LINEARS[0]), "lm_head": space.options("lm_head")}
+        with torch.no_grad():
+            for axis, options in self.options.items():
+                if len(options) < p:
+                    held = torch.full((p,), NEVER)
+                    held[options] = 0.0
+                    self.logits[axis].copy_(held.expand_as(self.logits[axis]))
 
     def mean(self) -> Choices:
         """Expected choices: softmax of the logits, which is also the mean of the Dirichlet."""
-        return Choices(**{axis: self.logits[axis].softmax(-1) for axis in AXES})
+        return _each_linear(**{axis: self.logits[axis].softmax(-1) for axis in AXES})
 
     def sample(self, concentration: float, generator: torch.Generator) -> Choices:
         """Dirichlet draws with mean `mean()` (DrNAS, arXiv 2006.10355) and a ReinMax draw of the depth.
@@ -47,7 +55,7 @@ class Architecture(nn.Module):
         `concentration` scales the Dirichlet; as it grows the draws approach the mean.
         """
         draws = {axis: _dirichlet(self.logits[axis], concentration, generator) for axis in AXES if axis != "depth"}
-        return Choices(depth=reinmax(self.logits["depth"], generator), **draws)
+        return _each_linear(depth=reinmax(self.logits["depth"], generator), **draws)
 
     def entropy(self) -> float:
         """Mean over decisions of -(1/D) sum p log p, D = log(choices): 1 is undecided, 0 decided."""
@@ -66,10 +74,12 @@ class Architecture(nn.Module):
 
     @torch.no_grad()
     def freeze(self, axes: Iterable[str], index: int) -> None:
-        """Decide the choice on every one of `axes` (for baselines that do not search all)."""
+        """Decide the choice on every one of `axes` (for baselines that do not search all); where it is not offered,
+        the first that is."""
         for axis in axes:
-            self.logits[axis].fill_(-1e4)
-            self.logits[axis][..., index] = 0.0
+            options = self.options.get(axis, [index])
+            self.logits[axis].fill_(NEVER)
+            self.logits[axis][..., index if index in options else options[0]] = 0.0
             self.logits[axis].requires_grad_(False)
 
     @torch.no_grad()
@@ -78,9 +88,15 @@ class Architecture(nn.Module):
         dead = 0
         for logits in self.logits.values():
             mask = logits.softmax(-1) < threshold
-            logits.masked_fill_(mask, -1e4)
+            logits.masked_fill_(mask, NEVER)
             dead += int(mask.sum())
         return dead
+
+
+def _each_linear(**axes: Tensor) -> Choices:
+    """Choices with a precision for each linear, whether the logits have one or one for all of a block."""
+    rows = axes["precision"]
+    return Choices(**{**axes, "precision": rows.expand(-1, len(LINEARS), -1)})
 
 
 def _dirichlet(logits: Tensor, concentration: float, generator: torch.Generator) -> Tensor:

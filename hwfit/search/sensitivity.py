@@ -31,10 +31,12 @@ class Damage:
     depths: tuple[int, ...]  # the space's depth choices
 
     def surrogate(self, choices: Choices) -> Tensor:
-        """Expected damage if choices added up; a dropped block's precisions cost nothing."""
+        """Expected damage if choices added up; a dropped block's precisions and own MLP width cost nothing."""
         keep = keep_gates(choices.depth, self.depths, len(self.block_rank))[self.block_rank]  # [blocks]
         rows = (choices.precision * self.table.precision).sum((-1, -2))  # [blocks]
-        single = sum((getattr(choices, a) * getattr(self.table, a)).sum() for a in (*WIDTHS, "lm_head"))
+        if choices.mlp_by_block:
+            rows = rows + (choices.mlp * self.table.mlp).sum(-1)
+        single = sum((getattr(choices, a) * getattr(self.table, a)).sum() for a in self._single)
         return single + (keep * rows).sum()
 
     def of(self, picked: Picked) -> float:
@@ -42,8 +44,16 @@ class Damage:
         kept = (self.block_rank < self.depths[picked.depth])[:, None]  # [blocks, 1]
         chosen = torch.tensor(picked.precision)[..., None]  # [blocks, 7, 1]
         rows = self.table.precision.gather(-1, chosen)[..., 0] * kept
-        single = sum(float(getattr(self.table, a)[getattr(picked, a)]) for a in (*WIDTHS, "lm_head"))
+        single = sum(float(getattr(self.table, a)[getattr(picked, a)]) for a in self._single)
+        if self.table.mlp_by_block:
+            widths = self.table.mlp.gather(-1, torch.tensor(picked.mlp)[:, None])  # [blocks, 1]
+            single += float((widths * kept).sum())
         return single + float(rows.sum())
+
+    @property
+    def _single(self) -> list[str]:
+        """The axes with one choice for the whole model."""
+        return [axis for axis in (*WIDTHS, "lm_head") if axis != "mlp" or not self.table.mlp_by_block]
 
 
 def full(supernet: Supernet) -> Choices:
@@ -56,8 +66,11 @@ def full(supernet: Supernet) -> Choices:
         return hot
 
     p = len(space.precisions)
+    widths = {axis: first(len(getattr(space, axis))) for axis in WIDTHS}
+    if space.mlp_per_block:
+        widths["mlp"] = first(space.shape.blocks, len(space.mlp))
     return Choices(
-        **{axis: first(len(getattr(space, axis))) for axis in WIDTHS},
+        **widths,
         precision=first(space.shape.blocks, len(LINEARS), p),
         lm_head=first(p),
     )
@@ -65,9 +78,10 @@ def full(supernet: Supernet) -> Choices:
 
 @torch.no_grad()
 def measure_damage(supernet: Supernet, targets: Targets, progress: bool = True) -> Damage:
-    """Widths and depth by trying each choice; precisions by their Fisher share, scaled to one uniform trial each."""
+    """Widths and depth by trying each choice; precisions, and MLP widths where each block has its own, by their Fisher
+    share, scaled to one uniform trial each."""
     base = full(supernet)
-    trials = [(axis, i) for axis in WIDTHS for i in range(1, len(getattr(base, axis)))]
+    trials = [(axis, i) for axis in WIDTHS for i in range(1, getattr(base, axis).shape[-1])]
     uniform = range(len(supernet.space.precisions))
     with track(len(trials) + 2 * len(uniform) + 1, "What each choice costs", progress) as advance:
 
@@ -80,9 +94,11 @@ def measure_damage(supernet: Supernet, targets: Targets, progress: bool = True) 
         reference = min(whole)
         start = _at_precision(base, whole.index(reference))
         for axis, i in trials:
-            hot = F.one_hot(torch.tensor(i), len(getattr(base, axis))).float()
-            table[axis][i] = max(0.0, loss(replace(start, **{axis: hot})) - reference)
-        precision, lm_head = fisher_shares(supernet, targets, advance)
+            hot = F.one_hot(torch.tensor(i), table[axis].shape[-1]).float().expand_as(table[axis])
+            table[axis][..., i] = max(0.0, loss(replace(start, **{axis: hot})) - reference)
+        precision, lm_head, mlp = fisher_shares(supernet, targets, advance)
+    if base.mlp_by_block:
+        table["mlp"] *= mlp / mlp.sum(0).clamp_min(1e-30)
     for p in uniform:
         total = float(precision[..., p].sum() + lm_head[p])
         scale = max(0.0, whole[p] - reference) / total if total > 0 else 0.0
@@ -94,8 +110,9 @@ def measure_damage(supernet: Supernet, targets: Targets, progress: bool = True) 
 
 def fisher_shares(
     supernet: Supernet, targets: Targets, advance: Callable[..., None] = lambda *a, **k: None
-) -> tuple[Tensor, Tensor]:
-    """Relative damage of every linear at every precision: `[blocks, 7, precisions]` and `[precisions]` for the LM head.
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Relative damage of every linear at every precision, `[blocks, 7, precisions]` and `[precisions]` for the LM head,
+    and of every MLP width in every block, `[blocks, MLP choices]` (of what `down_proj` then no longer reads).
 
     One backward pass with labels drawn from the teacher gives g = d log p / dy for each linear's output y; rounding
     moves y by delta, and the KL grows by 1/2 E[(g . delta)^2] (the empirical Fisher, as in arXiv 2210.17323's and
@@ -118,9 +135,14 @@ def fisher_shares(
         F.cross_entropy(logits.float().flatten(0, 1), labels, reduction="sum").backward()
     precision = torch.zeros(space.shape.blocks, len(LINEARS), len(space.precisions), device=logits.device)
     lm_head = torch.zeros(len(space.precisions), device=logits.device)
+    mlp = torch.zeros(space.shape.blocks, len(space.mlp), device=logits.device)
     for (block, name), (x, y) in seen.items():
         assert y.grad is not None
         linear = supernet.linear(block, name)
+        if name == "down_proj":
+            for i, width in enumerate(space.mlp):
+                cut = F.linear(x[..., width:], linear.weight[:, width:].to(x.dtype))
+                mlp[block, i] = (y.grad.float() * cut.float()).sum(-1).square().sum()
         for p, choice in enumerate(space.precisions):
             if choice.weight_bits == 32:
                 continue
@@ -131,7 +153,7 @@ def fisher_shares(
             else:
                 precision[block, LINEARS.index(name), p] = share
         advance(len(space.precisions) / len(seen))
-    return precision.cpu(), lm_head.cpu()
+    return precision.cpu(), lm_head.cpu(), mlp.cpu()
 
 
 def _at_precision(choices: Choices, p: int) -> Choices:

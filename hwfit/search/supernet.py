@@ -95,8 +95,8 @@ class Supernet(nn.Module):
         alphas["lm_head"] = c.lm_head[None].to(self.device)
 
         def project(block: int, names: tuple[str, ...], x: Tensor) -> list[Tensor]:
-            inner = getattr(masks, LINEAR_WIDTHS[names[0]][1])
-            x = x * inner
+            inner = masks.of(LINEAR_WIDTHS[names[0]][1], block)
+            x = x if inner is None else x * inner
             chosen = {name: certain[block, name] for name in names} if certain else {}
             schemes = {self.activations.schemes[i] for i in chosen.values()} or set(self.activations.schemes)
             quantised = {scheme: self.activations.quantised(x, scheme) for scheme in schemes}
@@ -110,7 +110,7 @@ class Supernet(nn.Module):
                     y = F.linear(self.activations.mixed(x, quantised, alpha), linear.mixed(alpha))
                 if watch:
                     watch(block, name, x, y)
-                outer = getattr(masks, LINEAR_WIDTHS[name][0])
+                outer = masks.of(LINEAR_WIDTHS[name][0], block)
                 out.append(y if outer is None else y * outer)
             return out
 

@@ -204,3 +204,12 @@ def test_tensor_activations_have_one_range_a_sequence() -> None:
     alone = fake_quantise_activations(x[1], Precision.parse("w8a8"))
     assert torch.equal(alone, torch.from_numpy(out[1]).float())
     assert torch.equal(fake_quantise_activations(torch.zeros(4, 8), Precision.parse("w8a8")), torch.zeros(4, 8))
+
+
+@pytest.mark.parametrize(("name", "levels"), [("w4a2g32", 1), ("w8a4g32", 7), ("w4a8g32", 127)])
+def test_activations_of_few_bits_are_rounded_to_as_many_levels(name: str, levels: int) -> None:
+    """Against each group's peak divided into `levels` steps either way."""
+    x = torch.randn(5, 64, generator=torch.Generator().manual_seed(2))
+    got = fake_quantise_activations(x, Precision.parse(name))
+    step = x.view(5, 2, 32).abs().amax(-1, keepdim=True) / levels
+    assert torch.allclose(got.view(5, 2, 32), (x.view(5, 2, 32) / step).round() * step, atol=1e-5)

@@ -107,6 +107,7 @@ def test_the_catalogue_gives_every_precision_a_verdict_in_words() -> None:
     [
         (linear(1, 64, 96, "w4a8g64"), "group size 64 of w4a8g64 does not divide the input width 96"),
         (linear(1, 64, 96, "w3a16g32"), "not 3"),
+        (linear(1, 64, 96, "w4a2g32"), "rounds activations to 8 bits, not 2; use w4a8g32"),
         (Op("attention", 1, 4, 2, head_size=24, context=8), "multiple of 16, not 24"),
         (Op("attention", 20, 4, 2, head_size=16, context=8), "no whole number of sequences"),
         (Op("embed", 1, 64, 96, "w3a16g32"), "not 3"),

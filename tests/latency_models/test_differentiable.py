@@ -195,3 +195,40 @@ def test_space_precision_order_is_the_choice_order():
     space = replace(tiny_space(), precisions=(Precision.parse("w4a8g32"), Precision.parse("w32")))
     subnet = Subnet.whole(space.shape, "w4a8g32", embed="w8a8g32")
     assert one_hot(space, subnet, [0, 1]).precision[..., 0].min() == 1
+
+
+@pytest.mark.parametrize("per", ["linear", "block"])
+def test_mlp_widths_of_their_own_are_priced_block_by_block(per):
+    """One-hot choices agree with the plain predictor; an expectation is the mean over the blocks' widths."""
+    space, order = replace(tiny_space(3), mlp_per_block=True, precision_per=per), [2, 0, 1]
+    lookup = Lookup.fit(frame(space_ops(space, WORKLOAD.decode)), DEVICE)
+    cost = ExpectedCost(space, order, WORKLOAD.decode, lookup.price, OVERHEAD)
+    plain, rng = WholeModel(lookup, OVERHEAD), random.Random(0)
+    for _ in range(20):
+        subnet = random_subnet(space, order, rng)
+        choices = one_hot(space, subnet, order)
+        assert choices.mlp_by_block
+        expected = pytest.approx(plain.predict(subnet, WORKLOAD.decode).value, rel=1e-9)
+        assert float(cost(choices)) == expected
+        shared = replace(choices, precision=choices.precision[:, :1])
+        assert per == "linear" or float(cost(shared)) == expected
+    choices = random_choices(space, 3)
+    mean = 0.0
+    for widths in product(range(2), repeat=3):
+        p = float(torch.stack([choices.mlp[b, m] for b, m in enumerate(widths)]).prod())
+        certain = torch.eye(2, dtype=torch.float64)[list(widths)]
+        mean += p * float(cost(replace(choices, mlp=certain)))
+    assert float(cost(choices)) == pytest.approx(mean, rel=1e-9)
+    assert cost(Choices.stack([choices, choices])).tolist() == pytest.approx([mean, mean], rel=1e-9)
+    even = replace(choices, mlp=torch.tensor([0.3, 0.7], dtype=torch.float64).expand(3, 2))
+    assert float(cost(even)) == pytest.approx(float(cost(replace(even, mlp=even.mlp[0]))), rel=1e-9)
+
+
+def test_one_hot_refuses_what_a_space_does_not_offer_to_linears_or_head():
+    space = replace(tiny_space(), precision_per="block", lm_head=(Precision.parse("w32"),))
+    subnet = Subnet.whole(space.shape, "w4a8g32", embed="w8a8g32")
+    row = (Precision.parse("w32"), *subnet.precision[0][1:])
+    with pytest.raises(HwfitError) as caught:
+        one_hot(space, replace(subnet, precision=(row, subnet.precision[1])), [0, 1])
+    assert "linears of different precisions" in str(caught.value)
+    assert "precisions w4a8g32 of the lm_head are not in the space; allowed: w32" in str(caught.value)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from functools import cache
 from itertools import product
@@ -63,15 +64,26 @@ def small_space(*precisions: str) -> Space:
     return replace(space, shape=replace(SHAPE, blocks=1), depth=(1,), head_size=(16,), mlp=(96, 32))
 
 
+def small_spaces() -> list[Space]:
+    """Small ones of every granularity; the last two offer the LM head one precision only."""
+    space = small_space()
+    own = replace(space, mlp_per_block=True, hidden=(64,), head_size=(16, 8), lm_head=space.precisions[:1])
+    two = replace(own, shape=replace(SHAPE, blocks=2), depth=(2, 1), precision_per="block", hidden=(64, 32))
+    return [space, replace(space, precision_per="block"), own, two]
+
+
 def every_pick(space: Space) -> list[Picked]:
-    """All picks of a space of one block."""
-    options = range(len(space.precisions))
-    sizes = [range(len(getattr(space, axis))) for axis in WIDTHS]
+    """All picks of a space of few blocks."""
+    linear, head, blocks = space.options(LINEARS[0]), space.options("lm_head"), space.shape.blocks
+    sizes = [range(1 if axis == "mlp" and space.mlp_per_block else len(getattr(space, axis))) for axis in WIDTHS]
+    rows = [(o,) * 7 for o in linear] if space.precision_per == "block" else list(product(linear, repeat=len(LINEARS)))
+    mlps = list(product(range(len(space.mlp)), repeat=blocks)) if space.mlp_per_block else [None]
     return [
-        Picked(*widths, precision=(row,), lm_head=head)
-        for widths in product(*sizes)
-        for row in product(options, repeat=len(LINEARS))
-        for head in options
+        Picked(hidden, heads, head_size, mlp if own is None else own, depth, precision, last)
+        for hidden, heads, head_size, mlp, depth in product(*sizes)
+        for own in mlps
+        for precision in product(rows, repeat=blocks)
+        for last in head
     ]
 
 
@@ -86,9 +98,13 @@ def random_damage(space: Space, seed: int) -> Choices:
 
     p = len(space.precisions)
     widths = {axis: harm(len(getattr(space, axis))) for axis in WIDTHS}
+    if space.mlp_per_block:
+        widths["mlp"] = harm(space.shape.blocks, len(space.mlp))
     return Choices(precision=harm(space.shape.blocks, len(LINEARS), p), lm_head=harm(p), **widths)
 
 
-def total_damage(damage: Choices, picked: Picked, blocks: range) -> float:
-    single = sum(float(getattr(damage, axis)[getattr(picked, axis)]) for axis in AXES)
+def total_damage(damage: Choices, picked: Picked, blocks: Iterable[int]) -> float:
+    single = sum(float(getattr(damage, axis)[getattr(picked, axis)]) for axis in AXES if axis != "mlp")
+    own = isinstance(picked.mlp, tuple)
+    single += sum(float(damage.mlp[b, picked.mlp[b]]) for b in blocks) if own else float(damage.mlp[picked.mlp])
     return single + sum(float(damage.precision[b, i, c]) for b in blocks for i, c in enumerate(picked.precision[b]))

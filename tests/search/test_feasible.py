@@ -3,26 +3,41 @@
 from __future__ import annotations
 
 import re
+from functools import cache
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from made_up import every_pick, made_up_device, small_space
+from made_up import every_pick, made_up_device, small_spaces
 
 from hwfit.errors import HwfitError
 from hwfit.search.budget import METRICS, Budget
 from hwfit.search.costed import Costed
 from hwfit.search.costs import ExpectedCosts, predicted_cost
-from hwfit.search.feasible import refuse_infeasible
+from hwfit.search.feasible import Nearby, refuse_infeasible
+from hwfit.space import Space
 from hwfit.workload import Workload
 
-SPACE, DEVICE, WORKLOAD = small_space(), made_up_device(7), Workload(prompt=16, context=16)
-EVERYTHING = [predicted_cost(DEVICE, WORKLOAD, pick.subnet(SPACE, (0,))) for pick in every_pick(SPACE)]
+DEVICE, WORKLOAD = made_up_device(7), Workload(batch=2, prompt=16, context=16)
+SPACES = small_spaces()
+SPACE = SPACES[0]
 
 
-def refused(budget: Budget) -> str | None:
+@cache
+def costs_of(index: int) -> list[dict[str, float]]:
+    """Of every subnet of a space."""
+    space = SPACES[index]
+    order = range(space.shape.blocks)
+    subnets = dict.fromkeys(pick.subnet(space, order) for pick in every_pick(space))
+    return [predicted_cost(DEVICE, WORKLOAD, subnet) for subnet in subnets]
+
+
+EVERYTHING = costs_of(0)
+
+
+def refused(budget: Budget, space: Space = SPACE) -> str | None:
     try:
-        refuse_infeasible([budget], SPACE, DEVICE, WORKLOAD)
+        refuse_infeasible([budget], space, DEVICE, WORKLOAD)
     except HwfitError as error:
         return "\n".join(error.problems)
     return None
@@ -30,20 +45,22 @@ def refused(budget: Budget) -> str | None:
 
 @st.composite
 def budgets(draw):
-    """Limits around what subnets cost, so that about half can be kept."""
+    """A space, and limits around what its subnets cost, so that about half can be kept."""
+    index = draw(st.integers(0, len(SPACES) - 1))
     names = draw(st.lists(st.sampled_from(METRICS), min_size=1, max_size=4, unique=True))
     limits = []
     for name in names:
-        costs = sorted(c[name] for c in EVERYTHING)
+        costs = sorted(c[name] for c in costs_of(index))
         limits.append((name, costs[draw(st.integers(0, len(costs) // 2))] * draw(st.sampled_from([0.9, 1.0001, 1.1]))))
-    return Budget(tuple(limits))
+    return index, Budget(tuple(limits))
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=25, deadline=None)
 @given(budgets())
-def test_refused_exactly_when_no_subnet_keeps_it_and_what_is_offered_can_be_kept(budget: Budget):
-    text = refused(budget)
-    least = min(budget.used(costs) for costs in EVERYTHING)
+def test_refused_exactly_when_no_subnet_keeps_it_and_what_is_offered_can_be_kept(case):
+    index, budget = case
+    everything, text = costs_of(index), refused(budget, SPACES[index])
+    least = min(budget.used(costs) for costs in everything)
     if text is None:
         assert least <= 1 + 1e-5
         return
@@ -51,13 +68,14 @@ def test_refused_exactly_when_no_subnet_keeps_it_and_what_is_offered_can_be_kept
     if "closest:" not in text:
         return
     scaled, *alone = text.split("closest: ")[1].split("; or ")
-    shown, factor = re.fullmatch(r"(.*) \(all limits x([\d.e+]+)\)", scaled).groups()
-    assert float(factor) == pytest.approx(least, rel=6e-3)
-    assert any(Budget.parse(shown.split()).within(costs, 1e-9) for costs in EVERYTHING)
+    match = re.fullmatch(r"(.*) \(all limits x([\d.e+]+)\)", scaled)
+    assert match
+    assert float(match[2]) == pytest.approx(least, rel=6e-3)
+    assert any(Budget.parse(match[1].split()).within(costs, 1e-9) for costs in everything)
     for one in alone:
         given = Budget.parse([one.removesuffix(" with the rest as they are")])
         rest = [(m, limit) for m, limit in budget.limits if m != given.limits[0][0]]
-        assert any(Budget((*rest, *given.limits)).within(costs, 1e-9) for costs in EVERYTHING)
+        assert any(Budget((*rest, *given.limits)).within(costs, 1e-9) for costs in everything)
 
 
 @pytest.mark.parametrize("metric", METRICS)
@@ -85,7 +103,7 @@ def test_each_alone_but_not_together():
 
 
 def test_the_costs_of_the_closest_are_a_subnets():
-    costed = Costed.of(ExpectedCosts(SPACE, (0,), DEVICE, WORKLOAD), {"decode": 1e-3, "prefill": 1e-3, "power": 0.5})
-    found = costed.lowest()
+    limits = {"decode": 1e-3, "prefill": 1e-3, "power": 0.5}
+    found = Nearby(Costed.of(ExpectedCosts(SPACE, (0,), DEVICE, WORKLOAD), limits)).lowest(limits)
     assert found is not None
     assert any(all(c[m] == pytest.approx(found[m], rel=1e-9) for m in found) for c in EVERYTHING)

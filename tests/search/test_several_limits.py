@@ -18,6 +18,7 @@ from hwfit.search.budget import Budget
 from hwfit.search.costed import Costed
 from hwfit.search.costs import ExpectedCosts
 from hwfit.search.discretise import Picked, with_precision
+from hwfit.search.feasible import Nearby
 from hwfit.search.forward import CPU
 from hwfit.search.joint import WIDTHS_ONLY, Found, Searcher
 from hwfit.search.optimise import SearchSettings
@@ -72,7 +73,8 @@ def test_limits_on_the_weights_from_both_sides_move_the_choice(searcher: Searche
     fewer = searcher.find("c", Budget((("decode", decode), ("params", 0.8 * free.params))), "k").subnet
     assert fewer.params <= 0.8 * free.params
     priced = ExpectedCosts(searcher.study.space, searcher.order, searcher.latency, WORKLOAD)
-    most = Costed.of(priced, {"decode": decode, "1/params": 1.0}).lowest(["1/params"])
+    limits = {"decode": decode, "1/params": 1e-5}
+    most = Nearby(Costed.of(priced, limits)).lowest(limits, ["1/params"])
     assert most is not None
     floor = Budget((("1/params", 1.001 * most["1/params"]), ("decode", decode)))
     found = searcher.find("d", floor, "k").subnet
