@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from math import inf
 
 from hwfit.errors import raise_all
 from hwfit.latency_models.whole import WholeModel
@@ -14,8 +15,8 @@ from hwfit.search.nearest import TOLERANCE, lowest
 from hwfit.space import Space
 from hwfit.workload import Workload
 
-ROUNDS = 6
-"""Power and floors are linear around a limit only: solved again around what was found, so many times at most."""
+LINEARISED, ROUNDS = {"power", "1/params"}, 6
+"""Shares of these are linear around a limit only: solved again around what was found, so many times at most."""
 
 
 def refuse_infeasible(budgets: Iterable[Budget], space: Space, latency: WholeModel, workload: Workload) -> None:
@@ -40,7 +41,7 @@ class Nearby:
             return []
         problems = []
         for metric, limit in budget.limits:
-            least = dict(self.scaled(Budget(((metric, limit),))).limits)[metric]
+            least = self.fitting(Budget(((metric, limit),)))[metric]
             if least > limit * (1 + TOLERANCE):
                 sense, side = ("above the most", "most") if metric == "1/params" else ("below the least", "least")
                 problems.append(
@@ -53,26 +54,31 @@ class Nearby:
         return [*problems, f"--budget {budget}: no subnet of this space keeps all of these at once; closest: {closest}"]
 
     def closest(self, budget: Budget) -> list[str]:
-        """Feasible budgets close to an infeasible one: all limits scaled alike, and each given way to alone."""
-        wide = self.scaled(budget)
-        shown = " ".join(format_limit(metric, limit, loosely=True) for metric, limit in wide.limits)
-        texts = [f"{shown} (all limits x{wide.limits[0][1] / budget.limits[0][1]:.3g})"]
+        """Feasible budgets close to an infeasible one: all limits times the least factor, or one of them alone."""
+        costs = self.fitting(budget)
+        wide = [(metric, max(limit, costs[metric])) for metric, limit in budget.limits]
+        shown = " ".join(format_limit(metric, limit, loosely=True) for metric, limit in wide)
+        texts = [f"{shown} (x{budget.used(costs):.3g} at most)"]
         for metric, limit in budget.limits:
-            costs = self.lowest(budget.as_dict(), [metric])
-            if costs and costs[metric] > limit:
-                texts.append(f"{format_limit(metric, costs[metric], loosely=True)} with the rest as they are")
+            costs = self.fitting(budget, [metric])
+            alone = format_limit(metric, costs[metric], loosely=True) if costs else ""
+            if costs and costs[metric] > limit and alone not in shown:
+                texts.append(f"{alone} with the rest as they are")
         return texts
 
-    def scaled(self, budget: Budget) -> Budget:
-        """`budget` times the least factor at which a subnet keeps it."""
-        found, factor = budget, 0.0
-        for _ in range(ROUNDS):
-            costs = self.lowest(found.as_dict())
-            if costs is None or (used := budget.used(costs)) == factor:
+    def fitting(self, budget: Budget, metrics: Sequence[str] = ()) -> dict[str, float]:
+        """The costs of a subnet that keeps `budget` with all limits (or those on `metrics`) times the least factor at
+        which any does; {} if none does."""
+        wide = {m: limit for m, limit in budget.limits if not metrics or m in metrics}
+        found: dict[str, float] = {}
+        best = inf
+        for _ in range(ROUNDS if LINEARISED & set(wide) else 1):
+            limits = {m: limit * (best if m in wide and found else 1) for m, limit in budget.limits}
+            costs = self.lowest(limits, metrics)
+            factor = max(costs[m] / limit for m, limit in wide.items()) if costs else inf
+            if costs is None or factor >= best:
                 break
-            found, factor = budget.scaled(used), used
-            if not {"power", "1/params"} & set(budget.as_dict()):
-                break
+            found, best = costs, factor
         return found
 
     def lowest(

@@ -68,7 +68,7 @@ def test_refused_exactly_when_no_subnet_keeps_it_and_what_is_offered_can_be_kept
     if "closest:" not in text:
         return
     scaled, *alone = text.split("closest: ")[1].split("; or ")
-    match = re.fullmatch(r"(.*) \(all limits x([\d.e+]+)\)", scaled)
+    match = re.fullmatch(r"(.*) \(x([\d.e+]+) at most\)", scaled)
     assert match
     assert float(match[2]) == pytest.approx(least, rel=6e-3)
     assert any(Budget.parse(match[1].split()).within(costs, 1e-9) for costs in everything)
@@ -76,6 +76,9 @@ def test_refused_exactly_when_no_subnet_keeps_it_and_what_is_offered_can_be_kept
         given = Budget.parse([one.removesuffix(" with the rest as they are")])
         rest = [(m, limit) for m, limit in budget.limits if m != given.limits[0][0]]
         assert any(Budget((*rest, *given.limits)).within(costs, 1e-9) for costs in everything)
+        ((metric, offered),) = given.limits
+        best = min(costs[metric] for costs in everything if all(costs[m] <= limit * (1 + 1e-9) for m, limit in rest))
+        assert offered == pytest.approx(best, rel=2e-3)
 
 
 @pytest.mark.parametrize("metric", METRICS)
