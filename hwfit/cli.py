@@ -16,6 +16,7 @@ from rich.console import Console
 
 from hwfit import cli_export, cli_judge, cli_tables
 from hwfit.errors import HwfitError
+from hwfit.pick_command import pick
 
 app = typer.Typer(
     help="Fit a pretrained LLM to a hardware envelope: width, depth and per-layer precision, searched together "
@@ -27,6 +28,7 @@ app = typer.Typer(
 
 app.add_typer(cli_tables.app, name="tables")
 cli_export.register(app)
+app.command()(pick)
 
 Model = Annotated[str, typer.Argument(help="Known name (smollm2-135m), Llama-family directory, or hub id")]
 Device = Annotated[str, typer.Option(help="Device to measure on: cpu or cuda")]
@@ -143,7 +145,7 @@ def search(
         str | None, typer.Argument(help="As for the other commands; --dry-run also takes --config")
     ] = None,
     budget: Annotated[
-        list[str] | None, typer.Option(help="decode=6ms, prefill=120ms or memory=90MB; repeatable")
+        list[str] | None, typer.Option(help="decode=6ms, ttft=120ms, memory=90MB, 'params>=80M', …; repeatable")
     ] = None,
     out: Annotated[Path, typer.Option(help="Run folder")] = Path("runs/search"),
     device: Device = "cpu",

@@ -22,6 +22,7 @@ from hwfit.latency_models.load import load_latency
 from hwfit.lut_store.table import Table
 from hwfit.models import fetch as models
 from hwfit.models.llama import load_config, open_model
+from hwfit.pick_command import pick
 from hwfit.plan_command import plan, refuse_too_little_memory
 from hwfit.predict_commands import advise, config_of, predict, workloads_of
 from hwfit.profiler.anchor import Anchor
@@ -39,8 +40,8 @@ from hwfit.report.page import write_report
 from hwfit.report.results import Results, read_results
 from hwfit.report.table import rich_table
 from hwfit.search import parallel
-from hwfit.search.budget import Budget, refuse_infeasible
-from hwfit.search.joint import fastest, predicted_cost
+from hwfit.search.budget import Budget
+from hwfit.search.feasible import refuse_infeasible
 from hwfit.search.run import distil_all, search_front
 from hwfit.search.study import StudySettings, prepare, training_device
 from hwfit.search.training import Training
@@ -52,6 +53,8 @@ from hwfit.validate_command import validate
 from hwfit.workload import PHASES, PhaseName, Workload
 
 FRONT_STEP = 1.25
+TIGHTEST = "subnet"
+"""The search result for the budget as given."""
 COLOURS = {"good": "green", "warn": "yellow", "bad": "red"}
 
 
@@ -186,9 +189,7 @@ def _search(
     config, workload, progress = load_config(path), Workload(), parallel.first()
     latency = load_latency(fingerprint(device).key, tables)
     offered = priced(wanted(), latency, workload, model, device, tables, precision)
-    refuse_infeasible(
-        [limits], fastest(offered, tuple(range(offered.shape.blocks)), partial(predicted_cost, latency, workload))
-    )
+    refuse_infeasible([limits], offered, latency, workload)
     refuse_too_little_memory(path, offered, training, trainer)
     study = prepare(path, StudySettings(), out / "checkpoints", data, progress=progress, device=trainer)
     study = replace(study, space=offered)
@@ -198,11 +199,15 @@ def _search(
         return {name: {phase: t.p10 for phase, t in by_phase.items()} for name, by_phase in times.items()}
 
     budgets = {
-        "subnet" if i == 0 else f"subnet x{FRONT_STEP**i:.3g}": limits.scaled(FRONT_STEP**i) for i in range(front)
+        TIGHTEST if i == 0 else f"{TIGHTEST} x{FRONT_STEP**i:.3g}": limits.scaled(FRONT_STEP**i) for i in range(front)
     }
     rules = training.search_settings(), out
     choices = search_front(study, latency, workload, budgets, measure, *rules, progress=progress)
-    folders = distil_all(study, choices, training.distil_settings(), out, progress=progress)
+    beaten = {name: by for name, c in choices.items() if (by := c.beaten_by) and name != TIGHTEST}
+    for name, by in beaten.items():
+        out_console.print(f"{name} is not distilled: {by} takes no more and loses no more")
+    front_only = {name: choice for name, choice in choices.items() if name not in beaten}
+    folders = distil_all(study, front_only, training.distil_settings(), out, progress=progress)
     for name, folder in folders.items() if parallel.first() else ():
         finish(device, folder, path, workload)
         out_console.print(_describe(choices[name].subnet))
@@ -283,6 +288,7 @@ __all__ = [
     "fetch",
     "generate",
     "measure",
+    "pick",
     "predict",
     "profile",
     "report",

@@ -26,6 +26,7 @@ LEVELS = {
         (
             "demo",
             "commands",
+            "pick_command",
             "predict_commands",
             "table_commands",
             "transfer_command",

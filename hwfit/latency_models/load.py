@@ -38,7 +38,7 @@ def load_energy(device: str, tables: Path | str | None = None) -> Lookup | None:
 
 
 def load_latency(device: str, tables: Path | str | None = None) -> WholeModel:
-    """Fit lookup and overhead for the device key `device`; refitted from the table each time, never stored.
+    """Fit lookup, overhead and energy for the device key `device`; refitted from the table each time, never stored.
 
     `tables` is a folder, or `shipped`.
     Raises `HwfitError` for an empty table, another device's, or a damaged part.
@@ -46,4 +46,4 @@ def load_latency(device: str, tables: Path | str | None = None) -> WholeModel:
     table = open_table(tables)
     lookup = load_prices(device, tables)
     runs = [(run.subnet, run.phase, run.seconds) for run in read_runs(table.path, device)]
-    return WholeModel(lookup, fit_overhead(lookup, runs))
+    return WholeModel(lookup, fit_overhead(lookup, runs), load_energy(device, tables))

@@ -1,4 +1,4 @@
-"""Memory: the bytes a subnet keeps, packed weights and KV cache, as the same sum of ops that prices latency."""
+"""Memory, disk and weights of a subnet, as the same sums of ops that price latency."""
 
 from __future__ import annotations
 
@@ -28,3 +28,18 @@ def op_bytes(op: Op, batch: int = 1, device: str = "cpu") -> int:
             return 2 * kv_bytes(device) * op.k * op.head_size * op.context * batch
         case _:
             return 0
+
+
+def disk(subnet: Subnet) -> int:
+    """Bytes that are stored of a subnet: packed linears, the embedding, and the norms' gains in fp32."""
+    return subnet.weight_bytes + 4 * subnet.hidden * (2 * len(subnet.blocks) + 1)
+
+
+def op_disk(op: Op) -> int:
+    """Bytes stored of an op: its packed weight, or a norm's gains."""
+    return 4 * op.k if op.kind == "norm" else 0 if op.kind == "attention" else op_bytes(op)
+
+
+def op_params(op: Op) -> int:
+    """Weights of a linear or the embedding, as `Subnet.params` counts them."""
+    return op.n * op.k if op.kind in ("linear", "embed") else 0

@@ -47,10 +47,14 @@ Run = tuple[Subnet, Phase, float]
 
 @dataclass(frozen=True)
 class WholeModel:
-    """Seconds of one forward call. Raises `HwfitError` when the overhead was fitted on another device."""
+    """Seconds of one forward call. Raises `HwfitError` when the overhead was fitted on another device.
+
+    `joules` prices the energy of an op where the device's was counted.
+    """
 
     lookup: Prices
     overhead: Overhead = NO_OVERHEAD
+    joules: Prices | None = None
 
     def __post_init__(self) -> None:
         if self.overhead.device not in ("", self.lookup.device):

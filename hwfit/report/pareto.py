@@ -8,6 +8,7 @@ from typing import Any
 
 import plotly.graph_objects as go
 
+from hwfit.report.dominance import beaten_rows, joint_front
 from hwfit.report.figures import MARGIN, error_bars, guide, log_axis, new_figure, story, times_of
 from hwfit.report.labels import Box, line_boxes, place_labels
 from hwfit.report.results import Results, Row
@@ -19,7 +20,9 @@ NARROW, WIDE = 350, 760  # page widths in pixels the labels of points are placed
 
 
 def pareto(results: Results, phase: PhaseName) -> go.Figure:
-    """Measured latency against perplexity. `layout.meta` holds the names for wide and the numbers for narrow pages."""
+    """Measured latency against perplexity; the line joins the joint subnets that no other beats (`dominance`).
+
+    `layout.meta` holds the names for wide and the numbers for narrow pages."""
     rows = results.rows
     limits = sorted({row.budget[phase] for row in rows if row.budget and phase in row.budget})
     times = [t * 1e3 for t in [*limits, *(t for row in rows for t in times_of(row, phase))]]
@@ -29,7 +32,7 @@ def pareto(results: Results, phase: PhaseName) -> go.Figure:
     figure.update_yaxes(log_axis(quality, top=0.17 if limits else 0.06))
     for limit in limits:
         guide(figure, [limit * 1e3] * 2, [10**v for v in figure.layout.yaxis.range])  # pyright: ignore
-    joint = sorted(results.of_kind("joint"), key=lambda row: row.timing(phase).measured)
+    joint, beaten = joint_front(results, phase), beaten_rows(results, phase)
     figure.add_scatter(
         x=[row.timing(phase).measured * 1e3 for row in joint],
         y=[row.perplexity for row in joint],
@@ -38,7 +41,7 @@ def pareto(results: Results, phase: PhaseName) -> go.Figure:
         hoverinfo="skip",
     )
     for row in rows:
-        _point(figure, row, phase)
+        _point(figure, row, phase, beaten.get(row.name))
     notes = [_limit_note(limit) for limit in limits]
     numbers = [f"<b>{i + 1}</b>" for i in range(len(rows))]
     names = [escape(row.name) for row in rows]
@@ -48,14 +51,15 @@ def pareto(results: Results, phase: PhaseName) -> go.Figure:
     return figure
 
 
-def _point(figure: go.Figure, row: Row, phase: PhaseName) -> None:
+def _point(figure: go.Figure, row: Row, phase: PhaseName, by: str | None) -> None:
     look, timing = LOOKS[row.kind], row.timing(phase)
     x, y, size = (
         timing.measured * 1e3,
         row.perplexity,
         15 if look.symbol == "star" else 11 if look.symbol != "triangle-up" else 13,
     )
-    hover = {"hovertemplate": story(row) + "<extra></extra>"}
+    beaten = f"<br>beaten beyond the intervals by {escape(by)}" if by else ""
+    hover = {"hovertemplate": f"{story(row)}{beaten}<extra></extra>"}
     if timing.predicted is not None:
         expected = timing.predicted * 1e3
         hollow = {
@@ -100,7 +104,8 @@ def _names(
         return frame[0] + across * (frame[2] - frame[0]), frame[1] + up * (frame[3] - frame[1])
 
     anchors = [pixel(row.timing(phase).measured, row.perplexity) for row in results.rows]
-    joint = sorted(a for a, row in zip(anchors, results.rows, strict=True) if row.kind == "joint")
+    line = {row.name for row in joint_front(results, phase)}
+    joint = sorted(a for a, row in zip(anchors, results.rows, strict=True) if row.name in line)
     limits = [pixel(row.budget[phase], row.perplexity)[0] for row in results.rows if row.budget and phase in row.budget]
     marks = line_boxes(joint) + [(x - 15, frame[3] - 50, x + 2, frame[3]) for x in limits]
     for row, (x, y) in zip(results.rows, anchors, strict=True):

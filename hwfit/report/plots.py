@@ -15,6 +15,7 @@ from matplotlib.text import Text
 from matplotlib.ticker import FixedFormatter, FixedLocator, NullLocator
 
 from hwfit.report import text
+from hwfit.report.dominance import joint_front
 from hwfit.report.labels import Box, line_boxes, place_labels
 from hwfit.report.results import KINDS, Results, Row
 from hwfit.report.text import LOOKS
@@ -33,7 +34,7 @@ def pareto_figure(results: Results, phase: PhaseName = "decode") -> Figure:
     limits = _budget_lines(axes, results, phase)
     for row in results.rows:
         _point(axes, row, phase)
-    joint = sorted(results.of_kind("joint"), key=lambda row: row.timing(phase).measured)
+    joint = joint_front(results, phase)
     axes.plot(
         [row.timing(phase).measured * 1e3 for row in joint],
         [row.perplexity for row in joint],
@@ -133,7 +134,8 @@ def _write_names(axes: Axes, results: Results, phase: PhaseName, limits: list[Te
     names = [axes.text(0, 0, row.name, fontsize=9, zorder=5, path_effects=halo) for row in results.rows]
     boxes = [name.get_window_extent(renderer) for name in names]
     frame = axes.bbox
-    joint = sorted((anchors[i] for i, row in enumerate(results.rows) if row.kind == "joint"))
+    line = {row.name for row in joint_front(results, phase)}
+    joint = sorted(anchors[i] for i, row in enumerate(results.rows) if row.name in line)
     obstacles = [_extent(axes, row, phase) for row in results.rows] + line_boxes(joint)
     obstacles += [(b.x0, b.y0, b.x1, b.y1) for b in (limit.get_window_extent(renderer) for limit in limits)]
     placed = place_labels(

@@ -12,6 +12,7 @@ from typing import Any, Literal, get_args
 from hwfit.errors import HwfitError, nearest, raise_all
 from hwfit.files import write_text
 from hwfit.report.typed import Positive, decode
+from hwfit.search.budget import METRICS
 from hwfit.subnet import Subnet
 from hwfit.workload import PHASES, PhaseName, Workload
 
@@ -47,7 +48,7 @@ class Score:
 
 @dataclass(frozen=True)
 class Row:
-    """One model of the comparison. `budget` maps decode/prefill (seconds) or memory (bytes) to its limit."""
+    """One model of the comparison. `budget` maps a metric of `hwfit.search.budget` to its limit."""
 
     name: str
     kind: RowKind
@@ -70,9 +71,10 @@ class Row:
 
     @property
     def over_budget(self) -> dict[str, float]:
-        """Measured over limit minus 1, for each limit; 0 or below is kept."""
+        """Measured over limit minus 1, for each limit that a row knows of; 0 or below is kept."""
         spent = {"decode": self.decode.measured, "prefill": self.prefill.measured, "memory": self.size_bytes}
-        return {key: spent[key] / limit - 1 for key, limit in (self.budget or {}).items()}
+        spent |= {"disk": self.size_bytes, "params": self.subnet.params, "1/params": 1 / self.subnet.params}
+        return {key: spent[key] / limit - 1 for key, limit in (self.budget or {}).items() if key in spent}
 
     def beats(self, other: Row, phase: PhaseName) -> bool:
         """Faster in `phase` and of lower perplexity."""
@@ -184,9 +186,9 @@ def _contradictions(results: Results) -> list[str]:
             if low > high
         ]
         problems += [
-            f"row '{row.name}': budget '{key}' is unknown; {nearest(key, ('decode', 'prefill', 'memory'))}"
+            f"row '{row.name}': budget '{key}' is unknown; {nearest(key, METRICS)}"
             for key in row.budget or {}
-            if key not in ("decode", "prefill", "memory")
+            if key not in METRICS
         ]
     foreign = sorted({layer.row for layer in results.layers} - set(counts))
     return problems + [f"layers name row '{name}', which is not there; {nearest(name, counts)}" for name in foreign]

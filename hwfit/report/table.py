@@ -14,6 +14,7 @@ from rich.text import Text
 
 from hwfit.report import text
 from hwfit.report.results import Results, Row
+from hwfit.search.budget import METRICS
 from hwfit.workload import PHASES, PhaseName
 
 
@@ -150,7 +151,7 @@ def _flat(row: Row, names: list[str]) -> dict[str, Any]:
         "name": row.name,
         "kind": row.kind,
         "picked": row.picked,
-        **{f"budget_{key}": limits.get(key) for key in ("decode", "prefill", "memory")},
+        **{f"budget_{key}": limits.get(key) for key in METRICS},
         **times,
         **{key: getattr(row, key) for key in plain},
         **scores,

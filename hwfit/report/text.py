@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from hwfit.report.results import Row, RowKind
+from hwfit.search.budget import format_limit
+from hwfit.workload import PHASES
 
 
 @dataclass(frozen=True)
@@ -84,9 +86,13 @@ def duration(seconds: float) -> str:
 def budget(row: Row) -> str:
     """`decode 6 ms, memory 120 MB`, or a dash."""
     limits = row.budget or {}
-    return ", ".join(
-        f"{key} {mb(limit)} MB" if key == "memory" else f"{key} {limit * 1e3:g} ms" for key, limit in limits.items()
-    )
+    return ", ".join(_limit(key, limit) for key, limit in limits.items())
+
+
+def _limit(key: str, limit: float) -> str:
+    if key == "memory":
+        return f"memory {mb(limit)} MB"
+    return f"{key} {limit * 1e3:g} ms" if key in PHASES else format_limit(key, limit)
 
 
 def widths(row: Row) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from math import copysign, exp, log, sqrt
@@ -14,12 +14,12 @@ import torch
 
 from hwfit.errors import HwfitError
 from hwfit.latency_models.choices import one_hot
-from hwfit.latency_models.differentiable import ExpectedCost, expected_memory
-from hwfit.latency_models.memory import memory
 from hwfit.latency_models.whole import WholeModel
 from hwfit.progress import track
-from hwfit.search.budget import Budget
-from hwfit.search.discretise import WIDTHS, Cost, Picked, Problem, most_likely, repair, with_precision
+from hwfit.search.budget import EXACT, Budget, needed
+from hwfit.search.costs import ExpectedCosts, predicted_cost
+from hwfit.search.discretise import WIDTHS, Picked, Problem, most_likely, repair, with_precision
+from hwfit.search.front import Interval, Point, dominated, paired
 from hwfit.search.knapsack import best_by_damage, neighbours
 from hwfit.search.lagrangian import AugmentedLagrangian
 from hwfit.search.optimise import SearchSettings, StepLog, optimise_architecture, priced, train_shared
@@ -29,11 +29,9 @@ from hwfit.search.sensitivity import Damage, measure_damage
 from hwfit.search.study import Study
 from hwfit.search.supernet import Supernet
 from hwfit.search.teacher import distillation_loss
-from hwfit.space import Space
 from hwfit.subnet import LINEARS, Subnet
-from hwfit.workload import PHASES, Workload
+from hwfit.workload import Workload
 
-METRICS = (*PHASES, "memory")
 SHARED_SHARE = 0.3
 """Share of the original's decode latency around which the shared weights are trained."""
 WARM_STEPS = 300
@@ -46,7 +44,12 @@ NOISE = 0.03
 AIM = 0.95
 SLACK = 0.94
 """Share of its budget that a re-measured subnet is aimed at, and that it should use at least: what streams from memory
-is slower by up to a tenth some minutes later on a shared machine, and the anchors tell of half of that."""
+is slower by up to a tenth some minutes later on a shared machine, and the anchors tell of half of that. What the subnet
+alone decides (`EXACT`) is used up."""
+AIMS = (AIM, 0.975, 1.0, 1.05, 1.1, 1.2, 1.5)
+"""Shares aimed at, one after the other, until the space has a subnet for one."""
+CLOSE = 1.03
+"""Share of a budget up to which it counts as met as measured."""
 
 
 @dataclass(frozen=True)
@@ -89,13 +92,7 @@ class Searcher:
         self.settings, self.folder, self.progress = settings, folder, progress
         self.order = study.ordered.block_order
         space = study.space
-        self.costs = {
-            phase: ExpectedCost(space, self.order, workload.phase(phase), latency.price, latency.overhead)
-            for phase in PHASES
-        }
-        self.costs["memory"] = expected_memory(
-            space, self.order, workload.context, workload.batch, device=latency.lookup.device
-        )
+        self.costs = ExpectedCosts(space, self.order, latency, workload)
         self.supernet = Supernet(
             study.ordered.weights,
             study.config,
@@ -120,12 +117,12 @@ class Searcher:
         self._losses.clear()
 
     def cost(self, subnet: Subnet) -> dict[str, float]:
-        """Predicted seconds of decode and prefill, bytes of memory."""
+        """All of a subnet's predicted costs."""
         return predicted_cost(self.latency, self.workload, subnet)
 
     def problem(self, limits: Mapping[str, float], freedom: Freedom = FREE) -> Problem:
         """To be best at under `limits`."""
-        cost = partial(predicted_cost, self.latency, self.workload, metrics=tuple(limits))
+        cost = partial(predicted_cost, self.latency, self.workload, metrics=needed(limits))
         rules = (limits, freedom.widths, freedom.precisions, self._known[tuple(sorted(limits))])
         return Problem(self.damage.table, self.study.space, self.order, cost, *rules)
 
@@ -239,7 +236,9 @@ class Searcher:
         allowed = [None, *single] if freedom.precisions else [[starts[0].precision[0][0]]]
         ideal = [best_by_damage(problem, options) for options in allowed]
         picks = [*starts, *sorted((p for p in ideal if p), key=self.damage.of)[:own]]
-        repaired = [repair(p, problem) for p in picks]
+        repaired = [r for p in picks if (r := _repaired(p, problem))]
+        if not repaired:
+            raise HwfitError(f"no subnet of this space meets {Budget(tuple(limits.items()))}; allowed: a larger budget")
         return min(dict.fromkeys(repaired), key=self.loss_of)
 
     def _refined(self, picked: Picked, limits: Mapping[str, float], freedom: Freedom) -> Picked:
@@ -274,12 +273,9 @@ class Searcher:
         space = self.study.space
         options = []
         for index in self.uniform:
-            start = with_precision(found.picked, index, space)
-            try:
-                picked = repair(start, self.problem(budget.as_dict(), WIDTHS_ONLY))
-            except HwfitError:
-                continue
-            options.append(picked)
+            problem = self.problem(budget.as_dict(), WIDTHS_ONLY)
+            if picked := _repaired(with_precision(found.picked, index, space), problem, [index]):
+                options.append(picked)
         if not options:
             raise HwfitError(f"no uniform precision meets {budget} by widths alone; allowed: a larger budget")
         picked = min(options, key=self.loss_of)
@@ -292,32 +288,42 @@ class Searcher:
         rows = self.study.validation.take(slice(0, self.settings.judged))
         return float(distillation_loss(self.supernet(rows.ids, hot), rows))
 
+    @torch.no_grad()
+    def losses(self, subnet: Subnet) -> list[float]:
+        """`loss` on each of the validation sequences."""
+        hot = one_hot(self.study.space, subnet, self.order).map(lambda t: t.float())
+        rows = [self.study.validation.take(slice(i, i + 1)) for i in range(self.settings.judged)]
+        return [float(distillation_loss(self.supernet(row.ids, hot), row)) for row in rows if len(row)]
+
     def aimed(self, found: Found, slower: Mapping[str, float]) -> Found:
-        """Picked again for a device that takes `slower[metric]` times what is predicted, to use `AIM` of each limit."""
-        limits = {m: AIM * limit / slower.get(m, 1.0) for m, limit in found.budget.limits}
-        space = self.study.space
-        if found.freedom.precisions:
-            picked = self._best([found.picked], limits, found.freedom, own=1)
-        else:
-            picked = repair(found.picked, self.problem(limits, found.freedom))
-        return replace(found, picked=picked, subnet=picked.subnet(space, self.order))
+        """Picked again for a device that takes `slower[metric]` times what is predicted, to use `AIM` of each limit, or
+        the least more of it that the space has a subnet for."""
+        for aim in AIMS:
+            limits = {m: aim_of(m, aim) * limit / slower.get(m, 1.0) for m, limit in found.budget.limits}
+            if picked := self._picked_again(found, limits):
+                return replace(found, picked=picked, subnet=picked.subnet(self.study.space, self.order))
+        return found
+
+    def _picked_again(self, found: Found, limits: Mapping[str, float]) -> Picked | None:
+        if not found.freedom.precisions:
+            return _repaired(found.picked, self.problem(limits, found.freedom), [found.picked.precision[0][0]])
+        try:
+            return self._best([found.picked], limits, found.freedom, own=1)
+        except HwfitError:
+            return None
 
 
-def predicted_cost(
-    latency: WholeModel, workload: Workload, subnet: Subnet, metrics: Collection[str] = METRICS
-) -> dict[str, float]:
-    """Predicted seconds of decode and prefill, bytes of memory."""
-    costs = {p: latency.predict(subnet, workload.phase(p)).value for p in PHASES if p in metrics}
-    if "memory" in metrics:
-        costs["memory"] = float(memory(subnet, workload.context, workload.batch, latency.lookup.device))
-    return costs
+def aim_of(metric: str, aim: float = AIM) -> float:
+    """The share of a limit to use: all of what the subnet alone decides."""
+    return max(1.0, aim) if metric in EXACT else aim
 
 
-def fastest(space: Space, order: tuple[int, ...], cost: Cost) -> dict[str, float]:
-    """The least each metric can cost: the smallest architecture at the precisions that are cheapest for it."""
-    kept = tuple(sorted(order[: space.depth[-1]]))
-    costs = [cost(s) for s in space.smallest(kept)]
-    return {metric: min(c[metric] for c in costs) for metric in costs[0]}
+def _repaired(picked: Picked, problem: Problem, allowed: Sequence[int] | None = None) -> Picked | None:
+    """`repair`, or the knapsack's best where single steps lead nowhere; None if nothing keeps the limits."""
+    try:
+        return repair(picked, problem)
+    except HwfitError:
+        return best_by_damage(problem, allowed)
 
 
 def remeasure(
@@ -340,13 +346,30 @@ def remeasure(
         again = {}
         for name, f in out.items():
             slower = seen.slower(name)
-            used = max(predicted[name][m] * slower.get(m, 1.0) / limit for m, limit in f.budget.limits)
-            if not SLACK <= used <= AIM and (aimed := searcher.aimed(f, slower)).subnet != f.subnet:
+            used = max(predicted[name][m] * slower.get(m, 1.0) / (aim_of(m) * of) for m, of in f.budget.limits)
+            if not SLACK / AIM <= used <= 1 and (aimed := searcher.aimed(f, slower)).subnet != f.subnet:
                 again[name] = aimed
         if not again:
             break
         out |= again
     return out
+
+
+def beaten(searcher: Searcher, found: Mapping[str, Found]) -> dict[str, str]:
+    """`name -> another` for those that another beats: it takes no more of anything that is limited and loses no more,
+    and one of these by more than noise; or it is the same subnet, for a tighter budget."""
+    metrics = sorted({metric for f in found.values() for metric, _ in f.budget.limits})
+    losses = paired({name: searcher.losses(f.subnet) for name, f in found.items()})
+    points: dict[str, Point] = {}
+    out: dict[str, str] = {}
+    for name, f in found.items():
+        costs = searcher.cost(f.subnet)
+        point = {m: Interval.around(costs[m], 0.0 if m in EXACT else NOISE) for m in metrics}
+        if same := next((other for other in points if found[other].subnet == f.subnet), None):
+            out[name] = same
+        else:
+            points[name] = point | {"loss": losses[name]}
+    return out | dominated(points)
 
 
 class Disagreement:

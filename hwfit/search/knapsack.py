@@ -1,34 +1,35 @@
 """Knapsack: the subnet that the additive damage model likes best under a budget, over all widths and precisions.
 
-Given widths and depth, costs and damages of the precisions add up over linears, so one multiplier decides them all
-(Everett 1963): each linear, or block where its linears share one, takes the precision with the least damage +
-multiplier x cost; where blocks have MLP widths of their own, each takes its width likewise. The other widths are
+Given widths and depth, costs and damages of the precisions add up over linears, so one multiplier a limit decides them
+all (`multipliers`): each linear, or block where its linears share one, takes the precision with the least damage +
+multipliers x cost; where blocks have MLP widths of their own, each takes its width likewise. The other widths are
 enumerated, least harmful first, and enumeration ends where the widths alone are worse than the best whole found.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from itertools import permutations, product
 
 import numpy as np
 from numpy.typing import NDArray
 
 from hwfit.search import items
+from hwfit.search.budget import shares
 from hwfit.search.discretise import WIDTHS, Picked, Problem
+from hwfit.search.multipliers import Multipliers
 from hwfit.space import Space
 from hwfit.subnet import LINEARS
 
 Array = NDArray[np.float64]
-BISECTIONS = 50
 
 
 def best_by_damage(problem: Problem, allowed: Sequence[int] | None = None) -> Picked | None:
     """The pick of least total damage that keeps every limit; None if there is none.
 
-    `allowed` restricts the precisions, as indices into the space's. Near optimal in the additive model: what one
-    multiplier leaves unspent is at most one linear's step.
+    `allowed` restricts the precisions, as indices into the space's. Near optimal in the additive model: what
+    multipliers leave unspent is at most one linear's step a limit.
     """
     grid = _Grid.of(problem, allowed)
     free = {axis: axis in problem.widths and axis in grid.shared for axis in WIDTHS}
@@ -38,7 +39,8 @@ def best_by_damage(problem: Problem, allowed: Sequence[int] | None = None) -> Pi
     for i in np.argsort(harm, kind="stable"):
         if best and harm[i] >= best[0]:
             break
-        found = _precisions(grid.start(widths[i], problem.space), grid, problem)
+        below = best[0] - harm[i] if best else np.inf
+        found = _precisions(grid.start(widths[i], problem.space), grid, problem, below)
         if found and (best is None or harm[i] + found[0] < best[0]):
             best = harm[i] + found[0], found[1]
     return best[1] if best else None
@@ -75,6 +77,9 @@ class _Grid:
     head_options: list[int]
     shared: tuple[str, ...]
     """Axes with one choice for the whole model."""
+    added: dict[Picked, tuple[Array, Array, Array]] = field(default_factory=dict)
+    """By widths, for all depths: see `_added`."""
+    solver: Multipliers = field(default_factory=Multipliers)
 
     @classmethod
     def of(cls, problem: Problem, allowed: Sequence[int] | None) -> _Grid:
@@ -100,32 +105,21 @@ class _Grid:
         return Picked(**widths, mlp=own, precision=rows, lm_head=self.head_options[0])
 
 
-def _precisions(start: Picked, grid: _Grid, problem: Problem) -> tuple[float, Picked] | None:
-    """Least damage and its pick at the widths of `start`; MLP widths too, where blocks have their own."""
-    options, limits, space = grid.options, problem.limits, problem.space
+def _precisions(start: Picked, grid: _Grid, problem: Problem, below: float = np.inf) -> tuple[float, Picked] | None:
+    """Least damage, if it is `below` this, and its pick at the widths of `start`; MLP widths too, where blocks have
+    their own."""
+    options, space = grid.options, problem.space
     if not options:
         return None
     kept = sorted(problem.block_order[: space.depth[start.depth]])
-    first = kept[0]
     own = isinstance(start.mlp, tuple)
     mlps = range(len(space.mlp)) if own and "mlp" in problem.widths else [0]
-
-    def shares(picked: Picked) -> Array:
-        costs = problem.cost_of(picked)
-        return np.array([costs[name] / limit for name, limit in limits.items()])
-
-    here = shares(start)
-    # what an MLP width of one's own adds, and then a precision by linear kind: the same in every block
-    wider = np.zeros((len(limits), len(mlps)))
-    moved = np.zeros((len(limits), len(mlps), len(LINEARS), len(options)))
-    for m in mlps:
-        base = start.at(first, mlp=m) if own else start
-        at = shares(base)
-        wider[:, m], row = at - here, base.precision[first]
-        for o, option in enumerate(options[1:], 1):
-            for j in range(len(LINEARS)):
-                moved[:, m, j, o] = shares(base.at(first, row=(*row[:j], option, *row[j + 1 :]))) - at
-    head = np.stack([shares(replace(start, lm_head=o)) - here for o in grid.head_options], 1)[:, None]
+    pace = problem.cost_of(grid.start((0,) * len(WIDTHS), space)).get("decode", 1.0)
+    here = np.array(shares(problem.limits, problem.cost_of(start), pace))
+    alike = replace(start, depth=0)
+    if (added := grid.added.get(alike)) is None:
+        added = grid.added[alike] = _added(start, kept[0], mlps, here, pace, grid, problem)
+    wider, moved, head = added
     harm = grid.tables["precision"][np.ix_(kept, range(len(LINEARS)), options)]  # [blocks, kinds, options]
     mlp_harm = grid.tables["mlp"][np.ix_(kept, list(mlps))] if own else np.zeros((len(kept), 1))
     tables = items.Tables(harm, moved, mlp_harm, wider)
@@ -134,7 +128,7 @@ def _precisions(start: Picked, grid: _Grid, problem: Problem) -> tuple[float, Pi
     head_harm = grid.tables["lm_head"][None, grid.head_options]
     harm = np.concatenate([items.padded(packed.harm, most), items.padded(head_harm, most)])  # [items, options]
     moved = np.concatenate([items.padded(packed.moved, most), items.padded(head, most)], 1)  # [limits, items, options]
-    chosen = _least_harm(harm, moved, here)
+    chosen = grid.solver.least_harm(harm, moved, here, below)
     if chosen is None:
         return None
     rows, widths = packed.read(chosen[:-1].clip(max=packed.harm.shape[-1] - 1))
@@ -145,22 +139,24 @@ def _precisions(start: Picked, grid: _Grid, problem: Problem) -> tuple[float, Pi
     return damage, replace(start, lm_head=grid.head_options[head_option])
 
 
-def _least_harm(harm: Array, moved: Array, here: Array) -> NDArray[np.intp] | None:
-    """The option of each item `[items]` that one multiplier decides for; None if nothing keeps all limits."""
+def _added(
+    start: Picked, block: int, mlps: Sequence[int], here: Array, pace: float, grid: _Grid, problem: Problem
+) -> tuple[Array, Array, Array]:
+    """Shares of the limits that choices add, the same in every block: an MLP width of a block's own [limits, widths],
+    a precision by linear kind [limits, widths, kinds, options], the LM head's [limits, 1, options]."""
+    options, limits = grid.options, problem.limits
 
-    def choose(multiplier: float) -> tuple[NDArray[np.intp], bool]:
-        choice = (harm + multiplier * moved.sum(0)).argmin(1)
-        used = here + moved[:, np.arange(len(choice)), choice].sum(1)
-        return choice, bool((used <= 1).all())
+    def used(picked: Picked) -> Array:
+        return np.array(shares(limits, problem.cost_of(picked), pace))
 
-    low, high = 0.0, 1e6
-    choice, fits = choose(low)
-    if not fits:
-        choice, fits = choose(high)
-        if not fits:
-            return None
-        for _ in range(BISECTIONS):
-            middle = np.sqrt(max(low, 1e-9) * high)
-            trial, fits = choose(middle)
-            low, high, choice = (low, middle, trial) if fits else (middle, high, choice)
-    return choice
+    wider = np.zeros((len(limits), len(mlps)))
+    moved = np.zeros((len(limits), len(mlps), len(LINEARS), len(options)))
+    for m in mlps:
+        base = start.at(block, mlp=m) if isinstance(start.mlp, tuple) else start
+        at = used(base)
+        wider[:, m], row = at - here, base.precision[block]
+        for o, option in enumerate(options[1:], 1):
+            for j in range(len(LINEARS)):
+                moved[:, m, j, o] = used(base.at(block, row=(*row[:j], option, *row[j + 1 :]))) - at
+    head = np.stack([used(replace(start, lm_head=o)) - here for o in grid.head_options], 1)[:, None]
+    return wider, moved, head

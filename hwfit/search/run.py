@@ -16,10 +16,11 @@ from hwfit.files import write_text
 from hwfit.latency_models.whole import WholeModel
 from hwfit.progress import track
 from hwfit.search import parallel
-from hwfit.search.budget import Budget, refuse_infeasible
+from hwfit.search.budget import Budget
 from hwfit.search.distil import DistilSettings, Student, distil
+from hwfit.search.feasible import refuse_infeasible
 from hwfit.search.hidden import HiddenStates
-from hwfit.search.joint import Found, Searcher, fastest, predicted_cost, remeasure
+from hwfit.search.joint import Found, Searcher, beaten, remeasure
 from hwfit.search.optimise import SearchSettings, StepLog
 from hwfit.search.study import Study
 from hwfit.subnet import ModelShape, Subnet
@@ -32,17 +33,21 @@ MARK = "distilled.json"
 
 @dataclass(frozen=True)
 class Choice:
-    """A finished search result as kept on disk: `kind` is joint, sequential or uniform."""
+    """A finished search result as kept on disk: `kind` is joint, sequential or uniform.
+
+    `beaten_by` names another of the front that makes it pointless (see `joint.beaten`).
+    """
 
     name: str
     kind: str
     budget: Budget | None
     subnet: Subnet
     log: tuple[StepLog, ...] = ()
+    beaten_by: str | None = None
 
     def to_json(self, key: str) -> str:
         limits = self.budget.limits if self.budget else None
-        body = {"key": key, "name": self.name, "kind": self.kind, "budget": limits}
+        body = {"key": key, "name": self.name, "kind": self.kind, "budget": limits, "beaten_by": self.beaten_by}
         return json.dumps(body | {"subnet": json.loads(self.subnet.to_json()), "log": [asdict(s) for s in self.log]})
 
     @classmethod
@@ -59,7 +64,8 @@ class Choice:
                 return None
             budget = Budget(tuple((str(m), float(v)) for m, v in raw["budget"])) if raw["budget"] else None
             subnet = Subnet.from_json(json.dumps(raw["subnet"]), source=path)
-            return cls(raw["name"], raw["kind"], budget, subnet, tuple(StepLog(**s) for s in raw["log"]))
+            log = tuple(StepLog(**s) for s in raw["log"])
+            return cls(raw["name"], raw["kind"], budget, subnet, log, raw.get("beaten_by"))
         except (ValueError, KeyError, TypeError) as error:
             raise HwfitError(f"{path}: damaged ({type(error).__name__}: {error}); delete it to search again") from error
 
@@ -78,9 +84,9 @@ def search_front(
     """One joint subnet a budget from one supernet, plus architecture-then-quantise ones for `sequential`.
 
     Results are re-measured with `measure(name -> subnet) -> name -> {phase: seconds}` and repaired until they meet
-    their budgets as measured. Raises `HwfitError` before any training if a budget is below the fastest subnet.
-    Killed and called again, it goes on from its checkpoints to the same result. Under torchrun all processes train;
-    the first one alone measures, and its choices are all processes'.
+    their budgets as measured. Raises `HwfitError` before any training if no subnet keeps a budget. Killed and called
+    again, it goes on from its checkpoints to the same result. Under torchrun all processes train; the first one alone
+    measures, and its choices are all processes'.
     """
     sequential = sequential or {}
     wanted = {**budgets, **sequential}
@@ -92,8 +98,7 @@ def search_front(
         parallel.wait()
         return {name: kept[name] for name in wanted}
 
-    cost = partial(predicted_cost, latency, workload)
-    refuse_infeasible(wanted.values(), fastest(study.space, study.ordered.block_order, cost))
+    refuse_infeasible(wanted.values(), study.space, latency, workload)
     searcher = Searcher(study, latency, workload, settings, folder / "checkpoints", progress)
     searcher.train_supernet(resume_key)
     found: dict[str, Found] = {name: searcher.find(name, budget, resume_key) for name, budget in budgets.items()}
@@ -102,10 +107,11 @@ def search_front(
 
     def settled() -> dict[str, str]:
         last = remeasure(searcher, found, remembered, settings.remeasure_rounds)
+        worse = beaten(searcher, {name: last[name] for name in budgets})
         out = {}
         for name, f in last.items():
             kind = "sequential" if name in sequential else "joint"
-            out[name] = Choice(name, kind, f.budget, f.subnet, f.log).to_json(key)
+            out[name] = Choice(name, kind, f.budget, f.subnet, f.log, worse.get(name)).to_json(key)
             write_text(paths[name], out[name])
         return out
 
