@@ -15,14 +15,14 @@ from benchmarks.fuzz.forms import CSV, GGUF, JSON, PARQUET, SAFETENSORS, TEXT, Y
 from hwfit.deploy.bundle import load_bundle, random_bundle, save_bundle
 from hwfit.kernels.op import linear
 from hwfit.latency_models.overhead import Overhead
-from hwfit.lut_store.facts import KEY, Facts, facts_of
+from hwfit.lut_store.facts import Facts, facts_of
 from hwfit.lut_store.importing import import_file, imported_row, imported_run
 from hwfit.lut_store.table import Table
 from hwfit.lut_store.whole_runs import WholeRun, append_runs, read_runs
 from hwfit.models.gguf_file import read_gguf
 from hwfit.models.llama import check_config, load_config, load_weights, open_model, tensor_shapes
 from hwfit.models.text import read_texts
-from hwfit.report.results import Results, Row, Timing, read_results, write_results
+from hwfit.report.results import Results, Row, RowKind, Timing, read_results, write_results
 from hwfit.rotary import Rotary
 from hwfit.search import checkpoint
 from hwfit.search.budget import Budget
@@ -71,8 +71,9 @@ def _write_table(folder: Path) -> None:
 
 def _read_table(folder: Path) -> None:
     table = Table(folder)
-    table.known(DEVICE), table.references(DEVICE), table.runs()
-    table.read(DEVICE)
+    for part in (table.known, table.references, table.read):
+        part(DEVICE)
+    table.runs()
     facts_of(table, DEVICE)
 
 
@@ -108,8 +109,7 @@ def _read_config(folder: Path) -> None:
 def _write_results(folder: Path) -> None:
     timing = Timing(1e-3, 0.9e-3, 1.1e-3, 1e-3)
     rows = [
-        Row(name, kind, timing, timing, 1e6, 20.0, 19.0, 21.0, SUBNET, 4.0, {"decode": 2e-3})
-        for name, kind in (("original", "original"), ("joint", "joint"))
+        Row(name, kind, timing, timing, 1e6, 20.0, 19.0, 21.0, SUBNET, 4.0, {"decode": 2e-3}) for name, kind in NAMED
     ]
     write_results(Results("m", "2026-01-01", {"name": "fuzz"}, Workload(), tuple(rows)), folder)
 
@@ -119,6 +119,7 @@ def _choice() -> str:
     return Choice("a", "joint", Budget((("decode", 1e-3),)), SUBNET, log).to_json("key")
 
 
+NAMED: tuple[tuple[str, RowKind], ...] = (("original", "original"), ("joint", "joint"))
 CSV_TEXT = "m,n,k,precision,latency_ms,samples\n1,64,64,w8a8,0.1,30\n8,64,64,w8a8,0.4,30\n"
 SPACE = {"mlp": [64, 32], "depth": {"range": [1, 2]}, "precisions": ["w8a8g32", "w4a8g32"], "fit_groups": True}
 SPACE |= {"hidden": {"fractions": [1, "1/2"], "multiple": 32}, "precision_per": "linear"}
