@@ -26,6 +26,7 @@ SECONDS = 10.0
 MEMORY = 3 * 2**30
 """Bytes of address space that reading one small file may add."""
 BATCH = 100
+SLOW = (HealthCheck.too_slow, HealthCheck.filter_too_much, HealthCheck.data_too_large)
 
 
 class Hang(BaseException):
@@ -77,7 +78,7 @@ def fuzz(name: str, keep: Path, seconds: float, most: int = 10**9, start: int = 
                 test = given(cases(files))(one)
                 options = settings(
                     max_examples=min(BATCH, most), database=None, deadline=None, phases=[Phase.generate],
-                    suppress_health_check=[HealthCheck.too_slow, HealthCheck.filter_too_much, HealthCheck.data_too_large],
+                    suppress_health_check=SLOW,
                 )  # fmt: skip
                 seed(start)(options(test))()
                 start += 1
