@@ -31,6 +31,7 @@ OPTIONAL = ("kind", "head_size", "context", "p50", "p90", "half_width", "samples
 AGREE = 0.05
 """Two rows of one cell may differ by this share; the first is kept."""
 SHOWN = 20
+LARGEST = 2**28
 
 
 def import_file(path: Path, device: str, table: Table, facts: Facts | None = None) -> int:
@@ -135,8 +136,8 @@ def _row(row: Mapping[Hashable, Any], where: str, unit: str, run: RunInfo) -> Me
     for column in ("m", "n", "k", "head_size", "context"):
         value = row.get(column, 0)
         least = 1 if column == "m" or (kind == "linear" and column in "nk") else 0
-        if not is_number(value) or value != int(value) or value < least:
-            problems.append(f"{where}, {column}: {value!r} must be a whole number of at least {least}")
+        if not is_number(value) or value != int(value) or not least <= value <= LARGEST:
+            problems.append(f"{where}, {column}: {value!r} must be a whole number of at least {least}, at most 2^28")
         else:
             sizes[column] = int(value)
     times: dict[str, float | None] = {"p10": row[unit]}
@@ -148,6 +149,6 @@ def _row(row: Mapping[Hashable, Any], where: str, unit: str, run: RunInfo) -> Me
         return problems
     seconds = {column: float(value) * UNITS[unit] for column, value in times.items() if value is not None}
     op = Op(kind, sizes["m"], sizes["n"], sizes["k"], name, sizes["head_size"], sizes["context"])  # pyright: ignore[reportArgumentType]
-    samples = int(row["samples"]) if is_number(row.get("samples")) else 0
+    samples = int(row["samples"]) if is_number(row.get("samples")) and 0 <= row["samples"] <= LARGEST else 0
     backend, kernel = f"import {run.fingerprint['source']}", str(row.get("kernel", ""))
     return imported_row(op, run, backend=backend, kernel=kernel, samples=samples, **seconds)
