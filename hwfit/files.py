@@ -1,11 +1,15 @@
-"""Files that are either whole or absent: written under a temporary name, fsynced, renamed."""
+"""Files that are either whole or absent: written under a temporary name, fsynced, renamed. And values read from them,
+which may be anything."""
 
 from __future__ import annotations
 
+import json
+import math
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 
 @contextmanager
@@ -25,3 +29,19 @@ def replacing(path: Path) -> Iterator[Path]:
 def write_text(path: Path, text: str) -> None:
     with replacing(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
+
+
+def parse_json(text: str | bytes) -> Any:
+    """`json.loads` that raises `ValueError` for every text it cannot read, also for one nested too deep."""
+    try:
+        return json.loads(text)
+    except RecursionError as error:
+        raise ValueError("nested too deep") from error
+
+
+def is_number(value: object) -> bool:
+    """Whether a value from a file is a finite number, and one that a float can hold."""
+    try:
+        return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    except OverflowError:  # an int beyond the largest float
+        return False

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hwfit.errors import raise_all
+from hwfit.files import is_number
 
 KINDS = ("default", "llama3")
 _STRETCH = ("factor", "low_freq_factor", "high_freq_factor", "original_max_position_embeddings")
@@ -66,7 +67,13 @@ class Rotary:
 
 def rotary_problems(config: Mapping[str, Any]) -> list[str]:
     """What of a config's rotary embedding hwfit cannot compute, one line each."""
+    foreign = [key for key in ("rope_scaling", "rope_parameters") if not isinstance(config.get(key) or {}, dict)]
+    if foreign:
+        return [f"config.json: {key}={config[key]!r:.60} must be an object" for key in foreign]
     options = _options(config)
+    theta = options.get("rope_theta") or 10_000.0
+    if not is_number(theta) or theta <= 0:
+        return [f"config.json: rope_theta={theta!r:.60} must be a number above 0"]
     kind = _kind(options)
     if kind not in KINDS:
         return [f"config.json: rope type {kind} is not supported; allowed: {', '.join(KINDS)}"]
@@ -76,7 +83,7 @@ def rotary_problems(config: Mapping[str, Any]) -> list[str]:
         found = [
             f"config.json: {key}={value} of rope type llama3 must be a number above 0"
             for key, value in numbers.items()
-            if not (isinstance(value, (int, float)) and math.isfinite(value) and value > 0)
+            if value is None or not is_number(value) or value <= 0
         ]
         if not found and options["high_freq_factor"] <= options["low_freq_factor"]:
             found = ["config.json: high_freq_factor of rope type llama3 must be above low_freq_factor"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
@@ -21,6 +22,8 @@ FLAGS = ("mlp_per_block", "fit_groups")
 KEYS = (*AXES, "precisions", "lm_head", "embed", "precision_per", *FLAGS)
 AXIS_KEYS = ("fractions", "multiple", "range", "step")
 SHOWN = 6
+MOST = 100_000
+"""Values in a file; a few aliases of aliases could stand for more than fit the memory."""
 FORMS = "a list of widths, {fractions: [1, 3/4], multiple: 64}, or {range: [1, 32]}"
 
 
@@ -79,12 +82,26 @@ def _read(name: str, told: str) -> dict[str, Any]:
         path = FOLDER / f"{name}.yaml"
     try:
         raw = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeError, yaml.YAMLError) as error:
+    except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
         raise HwfitError(f"{told} cannot be read ({' '.join(str(error).split())}); give a YAML file") from error
+    if not _small(raw):
+        raise HwfitError(f"{told}: holds more than {MOST:,} values, its aliases written out; allowed: at most that")
     if not isinstance(raw, dict):
         raise HwfitError(f"{told}: must be a mapping of axes to widths, such as `mlp: [1536, 1024]`")
     raise_all([f"{told}: key '{key}' is unknown; {nearest(str(key), KEYS)}" for key in raw if key not in KEYS])
     return raw
+
+
+def _small(raw: Any) -> bool:
+    """Whether there are at most `MOST` values in `raw`, each counted as often as it is named."""
+    left, count = [raw], 0
+    while left and count <= MOST:
+        value = left.pop()
+        count += 1
+        if isinstance(value, dict | list):
+            count += len(value)
+            left += value.values() if isinstance(value, dict) else value
+    return count <= MOST
 
 
 def _built(raw: Mapping[str, Any], shape: ModelShape, device: str) -> tuple[Space, list[str]]:
@@ -157,7 +174,7 @@ def _axis(axis: str, value: Any, whole: int, unit: int, problems: list[str]) -> 
             widths = _spelled(value, whole, unit)
         else:
             widths = [_integer(v) for v in (value if isinstance(value, list) else [value])]
-    except (ValueError, TypeError, ZeroDivisionError, KeyError):
+    except (ValueError, TypeError, ArithmeticError, KeyError):
         problems.append(f"{told} is no axis; allowed: {FORMS}")
         return (whole,)
     over = [w for w in widths if w > whole]
@@ -175,9 +192,11 @@ def _spelled(value: Mapping[str, Any], whole: int, unit: int) -> list[int]:
     """`{fractions, multiple}` or `{range, step}` as widths."""
     if "range" in value:
         low, high = map(_integer, value["range"])
-        return list(range(low, high + 1, _integer(value.get("step", 1))))
-    shares = [Fraction(str(f)) for f in value["fractions"]]
-    if not all(0 < f <= 1 for f in shares):
+        step = _integer(value.get("step", 1))
+        return list(range(low, high + 1, step)) if -MOST < low <= high < MOST else [low, high]
+    texts = [str(f) for f in value["fractions"]]
+    shares = [Fraction(text) for text in texts if re.fullmatch(r"[\d./]{1,24}", text)]
+    if len(shares) < len(texts) or not all(0 < f <= 1 for f in shares):
         raise ValueError(shares)
     multiple = _integer(value.get("multiple", 1))
     found = fractions_of(whole // unit, [1.0, *(float(f) for f in shares if f < 1)], multiple)

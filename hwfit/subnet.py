@@ -6,14 +6,18 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
+from operator import index
 from pathlib import Path
 from typing import Any
 
 from hwfit.errors import HwfitError, raise_all
+from hwfit.files import parse_json
 from hwfit.precision import Precision
 
 LINEARS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 FORMAT = 1
+LARGEST = 2**31 - 1
+"""Of any size of a model."""
 
 
 @dataclass(frozen=True)
@@ -30,17 +34,29 @@ class ModelShape:
 
     @classmethod
     def from_config(cls, config: Mapping[str, Any]) -> ModelShape:
-        """Reads a Hugging Face `config.json` mapping of a Llama-family model."""
-        heads = int(config["num_attention_heads"])
-        hidden = int(config["hidden_size"])
+        """Reads a Hugging Face `config.json` mapping of a Llama-family model.
+
+        Raises `KeyError` for a size that is missing, `ValueError` or `TypeError` for one that is none.
+        """
+
+        def size(name: str, otherwise: int | None = None) -> int:
+            value = config[name] if otherwise is None else config.get(name) or otherwise
+            if isinstance(value, bool) or not 0 < index(value) <= LARGEST:
+                raise ValueError(f"{name}={value!r:.40} must be a whole number from 1 to {LARGEST}")
+            return index(value)
+
+        heads, hidden = size("num_attention_heads"), size("hidden_size")
+        kv_heads = size("num_key_value_heads", heads)
+        if heads % kv_heads:
+            raise ValueError(f"num_attention_heads={heads} is no multiple of num_key_value_heads={kv_heads}")
         return cls(
             hidden=hidden,
             heads=heads,
-            kv_heads=int(config.get("num_key_value_heads") or heads),
-            head_size=int(config.get("head_dim") or hidden // heads),
-            mlp=int(config["intermediate_size"]),
-            blocks=int(config["num_hidden_layers"]),
-            vocab=int(config["vocab_size"]),
+            kv_heads=kv_heads,
+            head_size=size("head_dim", hidden // heads),
+            mlp=size("intermediate_size"),
+            blocks=size("num_hidden_layers"),
+            vocab=size("vocab_size"),
         )
 
     @property
@@ -125,6 +141,10 @@ class Subnet:
             for name in ("hidden", "heads", "kv_heads", "head_size", "vocab")
             if (value := getattr(self, name)) < 1
         ]
+        if min(self.mlp, default=1) < 1:
+            problems.append(f"subnet: mlp={min(self.mlp)} must be at least 1")
+        if min(self.blocks, default=0) < 0:
+            problems.append(f"subnet: block {min(self.blocks)} must be at least 0")
         if not self.blocks:
             problems.append("subnet: keeps no block; keep at least 1")
         if list(self.blocks) != sorted(set(self.blocks)):
@@ -177,7 +197,7 @@ class Subnet:
     def from_json(cls, text: str, source: str = "subnet") -> Subnet:
         """Validated inverse of `to_json`. Raises `HwfitError` naming `source`."""
         try:
-            raw = json.loads(text)
+            raw = parse_json(text)
             if raw["format"] != FORMAT:
                 raise HwfitError(f"{source}: format {raw['format']} is not the supported {FORMAT}")
             subnet = cls(
@@ -188,14 +208,19 @@ class Subnet:
                 lm_head=Precision.parse(raw["lm_head"]),
                 embed=Precision.parse(raw["embed"]),
             )
-        except (json.JSONDecodeError, KeyError, TypeError, ValueError) as error:
+        except (KeyError, TypeError, ValueError, OverflowError) as error:
             raise HwfitError(f"{source}: not a subnet file ({type(error).__name__}: {error})") from error
         subnet.check()
         return subnet
 
     @classmethod
     def load(cls, path: Path) -> Subnet:
-        return cls.from_json(path.read_text(), source=str(path))
+        """Raises `HwfitError` as `from_json` does, and for a file that cannot be read."""
+        try:
+            text = path.read_text(encoding="utf-8")
+        except (OSError, UnicodeError) as error:
+            raise HwfitError(f"{path}: not a subnet file ({error})") from error
+        return cls.from_json(text, source=str(path))
 
 
 def group_problems(subnet: Subnet) -> list[str]:

@@ -26,7 +26,7 @@ from hwfit.deploy.slice import (
     subnet_config,
 )
 from hwfit.errors import HwfitError, raise_all
-from hwfit.files import replacing, write_text
+from hwfit.files import parse_json, replacing, write_text
 from hwfit.kernels.pack import pack_bits, unpack_bits
 from hwfit.kernels.quantise import Grid, Quantised, clipped_grid, dequantise, fake_quantise, quantise
 from hwfit.precision import Precision
@@ -147,43 +147,50 @@ def load_bundle(folder: Path) -> Bundle:
     raise_all([f"{folder}: no {n}; a bundle has {', '.join(names)}" for n in names if not (folder / n).is_file()])
     subnet = Subnet.load(folder / "subnet.json")
     try:
-        config = json.loads((folder / "config.json").read_text())
+        config = parse_json((folder / "config.json").read_text())
         flat = load_file(folder / WEIGHTS)
         shape = ModelShape.from_config(config)
-    except (json.JSONDecodeError, KeyError, TypeError, ValueError, SafetensorError) as error:
+    except (OSError, KeyError, TypeError, ValueError, SafetensorError) as error:
         raise HwfitError(
             f"{folder}: not a readable bundle ({type(error).__name__}: {error}); write it again"
         ) from error
     problems = [f"{folder}/config.json: {p} (from subnet.json)" for p in _contradictions(shape, subnet)]
     tensors: dict[str, Tensor | Quantised] = {}
 
-    def take(name: str, size: tuple[int, ...], *dtypes: torch.dtype) -> Tensor:
+    def take(name: str, size: tuple[int, ...], dtype: torch.dtype) -> Tensor | None:
         t = flat.pop(name, None)
         if t is None:
             problems.append(f"{folder}/model.safetensors: tensor '{name}' is missing")
-        elif tuple(t.shape) != size or t.dtype not in dtypes:
+        elif tuple(t.shape) != size or t.dtype != dtype:
             problems.append(
-                f"{folder}/model.safetensors: '{name}' is {t.dtype} {tuple(t.shape)}; must be {dtypes[0]} {size}"
+                f"{folder}/model.safetensors: '{name}' is {t.dtype} {tuple(t.shape)}; must be {dtype} {size}"
             )
         elif t.is_floating_point() and not bool(t.isfinite().all()):
             problems.append(f"{folder}/model.safetensors: '{name}' holds a value that is not finite")
         else:
             return t
-        return torch.zeros(size, dtype=dtypes[0])
+        return None
+
+    def keep(name: str, t: Tensor | Quantised | None) -> None:
+        if t is not None:
+            tensors[name] = t
 
     for name in norm_names(subnet):
-        tensors[name] = take(name, (subnet.hidden,), torch.float32)
+        keep(name, take(name, (subnet.hidden,), torch.float32))
     for name, (n, k, p) in weight_specs(subnet).items():
         if p.is_float:
-            tensors[name] = take(name, (n, k), torch.float16 if p.weight_bits == 16 else torch.float32)
+            keep(name, take(name, (n, k), torch.float16 if p.weight_bits == 16 else torch.float32))
             continue
         grid = (n, k // p.group if p.group else 1)
         scales = take(f"{name}.scales", grid, torch.float32)
         if p.symmetric:
-            tensors[name] = Quantised(take(f"{name}.codes", (n, k), torch.int8), Grid(scales), p)
+            codes = take(f"{name}.codes", (n, k), torch.int8)
+            keep(name, None if codes is None or scales is None else Quantised(codes, Grid(scales), p))
             continue
         packed = take(f"{name}.codes", (n, -(-k * _bits(p) // 8)), torch.uint8)
         zeros = take(f"{name}.zeros", grid, torch.uint8)
+        if packed is None or scales is None or zeros is None:
+            continue
         if int(zeros.max()) >= 2**p.weight_bits:
             problems.append(f"{folder}/model.safetensors: '{name}.zeros' exceeds {2**p.weight_bits - 1}")
         codes = torch.from_numpy(np.ascontiguousarray(unpack_bits(packed.numpy(), _bits(p), k)))

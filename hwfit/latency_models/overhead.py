@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import json
-import math
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
 from hwfit.errors import HwfitError
-from hwfit.files import write_text
+from hwfit.files import is_number, parse_json, write_text
 from hwfit.workload import PHASES, PhaseName
 
 FORMAT = 1
@@ -51,14 +50,14 @@ class Overhead:
     def from_json(cls, text: str, source: str = "overhead") -> Overhead:
         """Validated inverse of `to_json`. Raises `HwfitError` naming `source` and everything wrong in it."""
         try:
-            raw = json.loads(text)
+            raw = parse_json(text)
             if raw["format"] != FORMAT:
                 raise HwfitError(f"{source}: format {raw['format']} is not the supported {FORMAT}; fit it again")
             rows = {phase: raw[phase] for phase in PHASES}
             terms = {phase: Terms(**{f.name: row[f.name] for f in fields(Terms)}) for phase, row in rows.items()}
             problems = [f"{source}: {p}.{name}={v!r} {rule}" for p, t in terms.items() for name, v, rule in _wrong(t)]
             device = raw["device"]
-        except (json.JSONDecodeError, KeyError, TypeError) as error:
+        except (ValueError, KeyError, TypeError) as error:
             raise HwfitError(
                 f"{source}: not an overhead file ({type(error).__name__}: {error}); fit it again"
             ) from error
@@ -87,7 +86,7 @@ def _wrong(terms: Terms) -> list[tuple[str, object, str]]:
     """(field, value, rule broken) of every impossible value."""
     found: list[tuple[str, object, str]] = []
     for name, value in asdict(terms).items():
-        if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+        if not is_number(value):
             found.append((name, value, "must be a finite number"))
         elif (name == "scale" and value <= 0) or (name in ("error", "runs") and value < 0):
             found.append((name, value, "must be above 0" if name == "scale" else "must not be negative"))

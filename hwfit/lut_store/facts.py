@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from typing import Any
 
 from hwfit.errors import HwfitError
+from hwfit.files import is_number
 from hwfit.lut_store.table import Table
 
 KEY = "facts"
@@ -39,13 +39,14 @@ class Facts:
     def from_dict(cls, raw: Mapping[str, Any], source: str) -> Facts:
         """Raises `HwfitError` naming `source` and every impossible value."""
         names = [f.name for f in fields(cls)]
+        if not isinstance(raw, Mapping):
+            raise HwfitError(f"{source}: facts must be an object, not {raw!r:.60}")
         problems = [
             f"{source}: unknown fact '{name}'; allowed: {', '.join(names)}" for name in raw if name not in names
         ]
         for name in names:
             value = raw.get(name, 0)
-            number = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
-            if not number or value < 0 or (name in ("bandwidth", "flops16") and value == 0):
+            if not is_number(value) or value < 0 or (name in ("bandwidth", "flops16") and value == 0):
                 problems.append(f"{source}: {name}={value!r} must be a positive number")
         if problems:
             raise HwfitError(problems)

@@ -8,7 +8,6 @@ One row a cell. Sizes mean what they do in `kernels.op.Op`.
 
 from __future__ import annotations
 
-import math
 import time
 import uuid
 from collections.abc import Hashable, Mapping
@@ -19,6 +18,7 @@ import pandas as pd
 import pyarrow as pa
 
 from hwfit.errors import HwfitError, nearest, raise_all
+from hwfit.files import is_number
 from hwfit.kernels.op import Kind, Op
 from hwfit.lut_store.facts import KEY, Facts
 from hwfit.lut_store.schema import Measurement, RunInfo
@@ -31,6 +31,7 @@ OPTIONAL = ("kind", "head_size", "context", "p50", "p90", "half_width", "samples
 AGREE = 0.05
 """Two rows of one cell may differ by this share; the first is kept."""
 SHOWN = 20
+LARGEST = 2**28
 
 
 def import_file(path: Path, device: str, table: Table, facts: Facts | None = None) -> int:
@@ -135,23 +136,19 @@ def _row(row: Mapping[Hashable, Any], where: str, unit: str, run: RunInfo) -> Me
     for column in ("m", "n", "k", "head_size", "context"):
         value = row.get(column, 0)
         least = 1 if column == "m" or (kind == "linear" and column in "nk") else 0
-        if not _number(value) or value != int(value) or value < least:
-            problems.append(f"{where}, {column}: {value!r} must be a whole number of at least {least}")
+        if not is_number(value) or value != int(value) or not least <= value <= LARGEST:
+            problems.append(f"{where}, {column}: {value!r} must be a whole number of at least {least}, at most 2^28")
         else:
             sizes[column] = int(value)
     times: dict[str, float | None] = {"p10": row[unit]}
-    times |= {c: row.get(c) for c in ("p50", "p90", "half_width") if _number(row.get(c))}
+    times |= {c: row.get(c) for c in ("p50", "p90", "half_width") if is_number(row.get(c))}
     for column, value in times.items():
-        if not _number(value) or value < 0 or (value == 0 and column == "p10"):  # pyright: ignore[reportOptionalOperand]
+        if not is_number(value) or value < 0 or (value == 0 and column == "p10"):  # pyright: ignore[reportOptionalOperand]
             problems.append(f"{where}, {unit if column == 'p10' else column}: {value!r} must be a positive number")
     if problems:
         return problems
     seconds = {column: float(value) * UNITS[unit] for column, value in times.items() if value is not None}
     op = Op(kind, sizes["m"], sizes["n"], sizes["k"], name, sizes["head_size"], sizes["context"])  # pyright: ignore[reportArgumentType]
-    samples = int(row["samples"]) if _number(row.get("samples")) else 0
+    samples = int(row["samples"]) if is_number(row.get("samples")) and 0 <= row["samples"] <= LARGEST else 0
     backend, kernel = f"import {run.fingerprint['source']}", str(row.get("kernel", ""))
     return imported_row(op, run, backend=backend, kernel=kernel, samples=samples, **seconds)
-
-
-def _number(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)

@@ -10,6 +10,7 @@ from typing import Any, Literal
 
 import pyarrow as pa
 
+from hwfit.files import is_number, parse_json
 from hwfit.kernels.op import Op
 from hwfit.precision import Precision
 
@@ -140,6 +141,12 @@ class RunInfo:
 
     @classmethod
     def from_json(cls, text: str | bytes) -> RunInfo:
-        """Inverse of `to_json`; raises `KeyError` or `ValueError` for anything else."""
-        raw = json.loads(text)
-        return cls(**{f.name: raw[f.name] for f in fields(cls)})
+        """Inverse of `to_json`; raises `KeyError`, `TypeError` or `ValueError` for anything else."""
+        raw = parse_json(text)
+        run = cls(**{f.name: raw[f.name] for f in fields(cls)})
+        texts = (run.run_id, run.device, run.commit)
+        if not (
+            all(isinstance(t, str) for t in texts) and isinstance(run.fingerprint, dict) and is_number(run.started)
+        ):
+            raise ValueError("run_id, device and commit must be text, fingerprint an object, started a number")
+        return run

@@ -143,13 +143,18 @@ class Table:
         return _distinct(self._rows(), "device")
 
     def runs(self) -> list[RunInfo]:
-        """Provenance of every run with a part here, oldest first."""
-        found = {}
+        """Provenance of every run with a part here, oldest first. Raises `HwfitError` naming all damaged parts."""
+        found, problems = {}, []
         for part in self.parts():
-            metadata = pq.read_schema(part).metadata or {}
-            if RUN_KEY in metadata:
-                run = RunInfo.from_json(metadata[RUN_KEY])
+            try:
+                metadata = pq.read_schema(part).metadata or {}
+                run = RunInfo.from_json(metadata[RUN_KEY]) if RUN_KEY in metadata else None
+            except (pa.ArrowException, OSError, ValueError, KeyError, TypeError) as error:
+                problems.append(f"{part}: says nothing readable of its run ({_reason(error)}); {self._mend(part)}")
+                continue
+            if run:
                 found[run.run_id] = run
+        raise_all(problems)
         return sorted(found.values(), key=lambda run: run.started)
 
     def parts(self) -> list[Path]:
@@ -184,12 +189,15 @@ class Table:
                 raise_all(problems_of(rows, str(part)))
                 self._seen[key] = rows
             return self._seen[key]
-        except (pa.ArrowException, OSError) as error:
-            reason = (str(error).splitlines() or [type(error).__name__])[0]
-            raise HwfitError(f"{part}: truncated, damaged or foreign ({reason}); {self._mend(part)}") from error
+        except (pa.ArrowException, OSError, ValueError, TypeError) as error:  # decoders of pages and of columns
+            raise HwfitError(f"{part}: truncated, damaged or foreign ({_reason(error)}); {self._mend(part)}") from error
 
     def _mend(self, part: Path) -> str:
         return f"move it out of the folder (`mv {part} /tmp`) and run {self._profile}: only what is missing is measured"
+
+
+def _reason(error: Exception) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0]
 
 
 def _distinct(rows: pa.Table, column: str) -> list:

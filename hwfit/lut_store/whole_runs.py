@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import json
-import math
 import uuid
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from hwfit.errors import HwfitError, raise_all
-from hwfit.files import write_text
+from hwfit.files import is_number, parse_json, write_text
 from hwfit.lut_store.schema import PROTOCOL
 from hwfit.subnet import Subnet
-from hwfit.workload import Phase
+from hwfit.workload import PHASES, Phase
 
 FOLDER = "whole"
 
@@ -50,10 +49,10 @@ def read_runs(tables: Path, device: str) -> list[WholeRun]:
     found: list[WholeRun] = []
     for path in sorted((tables / FOLDER).glob("*.json")):
         try:
-            raw = json.loads(path.read_text())
+            raw = parse_json(path.read_text())
             if raw["device"] == device and raw["protocol"] == PROTOCOL:
                 found += _decoded(raw["runs"], path)
-        except (ValueError, KeyError, TypeError, HwfitError) as error:
+        except (OSError, ValueError, KeyError, TypeError, HwfitError) as error:
             problems.append(
                 f"{path}: damaged or foreign ({type(error).__name__}: {error}); delete it and profile again"
             )
@@ -65,8 +64,12 @@ def _decoded(rows: Iterable[dict], path: Path) -> list[WholeRun]:
     out = []
     for row in rows:
         subnet = Subnet.from_json(json.dumps(row["subnet"]), source=str(path))
-        times = [float(row[key]) for key in ("seconds", "low", "high")]
-        if not all(0 < t < math.inf for t in times):
+        times = [row[key] for key in ("seconds", "low", "high")]
+        if not all(is_number(t) and t > 0 for t in times):
             raise HwfitError(f"times {times} must be positive seconds")
-        out.append(WholeRun(subnet, Phase(**row["phase"]), *times))
+        phase = Phase(**row["phase"])
+        sizes = (phase.tokens, phase.context, phase.batch)
+        if phase.name not in PHASES or not all(isinstance(n, int) and n > 0 for n in sizes):
+            raise HwfitError(f"phase {row['phase']} must name one of {', '.join(PHASES)} and sizes of at least 1")
+        out.append(WholeRun(subnet, phase, *(float(t) for t in times)))
     return out

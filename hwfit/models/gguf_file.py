@@ -35,8 +35,18 @@ def read_gguf(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
     """(Hugging Face config, f32 weights with an untied `lm_head.weight`).
 
     llama.cpp stores the rows of q_proj and k_proj with rotary pairs side by side; they are put back half by half.
-    Raises `HwfitError` for another architecture.
+    Raises `HwfitError` for another architecture, and for a file that is damaged or lacks something.
     """
+    try:
+        return _read(path)
+    except HwfitError:
+        raise
+    except Exception as error:  # the reader takes offsets and sizes from the file and raises whatever comes of it
+        reason = (str(error).splitlines() or [""])[0]
+        raise HwfitError(f"{path}: not a whole GGUF file ({type(error).__name__}: {reason}); fetch it again") from error
+
+
+def _read(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
     reader = GGUFReader(path)
 
     def field(name: str) -> Any:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -15,6 +14,7 @@ from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM, PreTraine
 from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding
 
 from hwfit.errors import HwfitError, nearest, raise_all
+from hwfit.files import parse_json
 from hwfit.rotary import Rotary, rotary_problems
 from hwfit.subnet import ModelShape
 
@@ -47,9 +47,9 @@ def open_model(name: str | Path, progress: bool = True) -> Path:
 def check_config(path: Path) -> None:
     """Raises `HwfitError` unless the file says the shapes of a Llama-family model; enough to plan and to predict."""
     try:
-        config = json.loads(path.read_text())
+        config = parse_json(path.read_text())
         problems = _shape_problems(config)
-    except (OSError, ValueError, AttributeError) as error:
+    except (OSError, ValueError) as error:
         raise HwfitError(f"--config {path} cannot be read ({error}); give the config.json of a Llama model") from error
     raise_all([f"--config {path}: {problem}" for problem in problems])
 
@@ -64,7 +64,7 @@ def load_config(directory: Path) -> dict[str, Any]:
     filled in."""
     path = directory / "config.json" if directory.is_dir() else directory
     try:
-        config = json.loads(path.read_text())
+        config = parse_json(path.read_text())
         shape = ModelShape.from_config(config)
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise HwfitError(f"{path}: not the config of a Llama-family model ({type(error).__name__}: {error})") from error
@@ -133,10 +133,12 @@ def _tensors(directory: Path) -> Iterator[tuple[str, Tensor]]:
 
 def _problems(directory: Path) -> list[str]:
     try:
-        config = json.loads((directory / "config.json").read_text())
+        config = parse_json((directory / "config.json").read_text())
     except (OSError, ValueError) as error:
         return [f"config.json cannot be read ({error}); give the directory of a Hugging Face Llama model"]
     problems = _shape_problems(config)
+    if not isinstance(config, dict):
+        return problems
     problems += [
         f"config.json: {key}={config[key]} is not supported; allowed: {value}"
         for key, value in _FIXED.items()
@@ -154,11 +156,21 @@ def _problems(directory: Path) -> list[str]:
 
 def _shape_problems(config: Mapping[str, Any]) -> list[str]:
     """What keeps a config from saying the shapes of a Llama-family model."""
+    if not isinstance(config, Mapping):
+        return [f"config.json: must be an object, not {config!r:.60}"]
     problems = []
     architectures = config.get("architectures") or [config.get("model_type", "none")]
+    if not isinstance(architectures, list):
+        return [f"config.json: architectures={architectures!r:.60} must be a list"]
     if "LlamaForCausalLM" not in architectures and architectures != ["llama"]:
         problems.append(f"architecture {architectures[0]} is not supported; allowed: LlamaForCausalLM")
-    return problems + [f"config.json: {key} is missing" for key in _NEEDED if not config.get(key)]
+    missing = [f"config.json: {key} is missing" for key in _NEEDED if not config.get(key)]
+    if not missing:
+        try:
+            ModelShape.from_config(config)
+        except (ValueError, TypeError) as error:
+            problems.append(f"config.json: {error}")
+    return problems + missing
 
 
 def _weight_problems(directory: Path, shape: ModelShape) -> list[str]:
@@ -171,6 +183,8 @@ def _weight_problems(directory: Path, shape: ModelShape) -> list[str]:
                 found |= {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
         except (SafetensorError, OSError) as error:
             problems.append(f"{path.name} is broken ({error}); fetch it again")
+    if shape.blocks > len(found):  # not even one tensor a block: the names of absurdly many would fill the memory
+        return [*problems, f"config.json: num_hidden_layers={shape.blocks}, but the weights hold {len(found)} tensors"]
     expected = tensor_shapes(shape)
     missing = [name for name in expected if name not in found and name != "lm_head.weight"]
     if missing:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 from hwfit.errors import HwfitError, nearest, raise_all
-from hwfit.files import write_text
+from hwfit.files import parse_json, write_text
 from hwfit.report.typed import Positive, decode
 from hwfit.search.budget import METRICS
 from hwfit.subnet import Subnet
@@ -155,7 +155,7 @@ def read_results(run_dir: Path) -> Results:
     """Reads and checks `results.json` of a run folder. Raises `HwfitError` listing everything wrong with it."""
     path = run_dir / FILE
     try:
-        raw = json.loads(path.read_text(encoding="utf-8"))
+        raw = parse_json(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise HwfitError(f"{path}: cannot be read ({error.strerror}); `hwfit demo --out DIR` writes one") from error
     except ValueError as error:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
-import math
 import types
 from collections.abc import Callable
 from dataclasses import MISSING, fields, is_dataclass
 from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from hwfit.errors import HwfitError, nearest
+from hwfit.files import is_number
 from hwfit.subnet import Subnet
 
 Positive = Annotated[float, "above 0"]
@@ -27,7 +27,7 @@ def decode(kind: Any, raw: object, where: str, problems: list[str]) -> Any:
     if is_dataclass(kind):
         return _dataclass(kind, raw, where, problems)
     if origin is Annotated:
-        return _scalar(raw, where, problems, "a number above 0", lambda v: _is_number(v) and v > 0)
+        return _scalar(raw, where, problems, "a number above 0", lambda v: is_number(v) and v > 0)
     if origin in (Union, types.UnionType):
         inner = next(a for a in args if a is not types.NoneType)
         return None if raw is None else decode(inner, raw, where, problems)
@@ -48,12 +48,8 @@ def decode(kind: Any, raw: object, where: str, problems: list[str]) -> Any:
     return _scalar(raw, where, problems, allowed, fits)
 
 
-def _is_number(v: object) -> bool:
-    return isinstance(v, (int, float)) and not isinstance(v, bool) and math.isfinite(v)
-
-
 _SCALARS: dict[Any, tuple[str, Callable[[Any], bool]]] = {
-    float: ("a finite number", _is_number),
+    float: ("a finite number", is_number),
     int: ("a whole number", lambda v: isinstance(v, int) and not isinstance(v, bool)),
     str: ("a text", lambda v: isinstance(v, str)),
     bool: ("true or false", lambda v: isinstance(v, bool)),

@@ -15,7 +15,7 @@ from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from hwfit.errors import HwfitError
-from hwfit.files import replacing
+from hwfit.files import parse_json, replacing
 from hwfit.search import parallel
 
 
@@ -64,11 +64,11 @@ def load(path: Path, key: str) -> tuple[dict[str, Tensor], dict[str, Any]] | Non
         return None
     try:
         with safetensors.safe_open(path, framework="pt") as file:  # pyright: ignore[reportAttributeAccessIssue]
-            meta = json.loads(file.metadata()["hwfit"])
+            meta = parse_json(file.metadata()["hwfit"])
             if meta.get("key") != key:
                 return None
             return {name: file.get_tensor(name) for name in file.keys()}, meta  # noqa: SIM118
-    except (SafetensorError, KeyError, TypeError, ValueError) as error:
+    except (OSError, SafetensorError, KeyError, TypeError, ValueError, AttributeError) as error:
         raise HwfitError(f"{path}: damaged checkpoint ({error}); delete it to start this stage again") from error
 
 

@@ -12,7 +12,7 @@ from typing import Any
 
 from hwfit.deploy.bundle import Bundle, load_bundle, quantise_bundle, save_bundle
 from hwfit.errors import HwfitError
-from hwfit.files import write_text
+from hwfit.files import parse_json, write_text
 from hwfit.latency_models.whole import WholeModel
 from hwfit.progress import track
 from hwfit.search import parallel
@@ -53,20 +53,24 @@ class Choice:
     @classmethod
     def load(cls, path: Path, key: str) -> Choice | None:
         """The choice in `path` if it was made under the same `key`. Raises `HwfitError` for a damaged file."""
-        return cls.from_json(path.read_text(), key, str(path)) if path.exists() else None
+        try:
+            text = path.read_text(encoding="utf-8") if path.exists() else None
+        except (OSError, UnicodeError) as error:
+            raise HwfitError(f"{path}: damaged ({error}); delete it to search again") from error
+        return None if text is None else cls.from_json(text, key, str(path))
 
     @classmethod
     def from_json(cls, text: str, key: str, path: str) -> Choice | None:
         """Inverse of `to_json`; None under another `key`. Raises `HwfitError` naming `path` for a damaged text."""
         try:
-            raw = json.loads(text)
+            raw = parse_json(text)
             if raw["key"] != key:
                 return None
             budget = Budget(tuple((str(m), float(v)) for m, v in raw["budget"])) if raw["budget"] else None
             subnet = Subnet.from_json(json.dumps(raw["subnet"]), source=path)
             log = tuple(StepLog(**s) for s in raw["log"])
             return cls(raw["name"], raw["kind"], budget, subnet, log, raw.get("beaten_by"))
-        except (ValueError, KeyError, TypeError) as error:
+        except (ValueError, KeyError, TypeError, OverflowError) as error:
             raise HwfitError(f"{path}: damaged ({type(error).__name__}: {error}); delete it to search again") from error
 
 
@@ -126,9 +130,9 @@ def remembering(measure: Measure, path: Path, key: str) -> Measure:
     known: list[dict[str, Any]] = []
     if path.exists():
         try:
-            raw = json.loads(path.read_text())
+            raw = parse_json(path.read_text())
             known = raw["calls"] if raw["key"] == key else []
-        except (ValueError, KeyError, TypeError) as error:
+        except (OSError, ValueError, KeyError, TypeError) as error:
             raise HwfitError(f"{path}: damaged ({error}); delete it to measure again") from error
     calls = 0
 
@@ -198,8 +202,8 @@ def _finished(folder: Path, key: str) -> bool:
     """Whether the bundle is there and whole. Raises `HwfitError` if it is damaged."""
     mark = folder / MARK
     try:
-        done = mark.exists() and json.loads(mark.read_text())["key"] == key
-    except (ValueError, KeyError, TypeError) as error:
+        done = mark.exists() and parse_json(mark.read_text())["key"] == key
+    except (OSError, ValueError, KeyError, TypeError) as error:
         raise HwfitError(f"{mark}: damaged ({error}); delete it to distil again") from error
     if done:
         load_bundle(folder)

@@ -1,0 +1,1 @@
+"""Fuzzing: damaged, foreign and absurd files against every reader of hwfit."""
