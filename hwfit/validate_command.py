@@ -89,11 +89,11 @@ def parse_share(text: str) -> float:
 
 def _print(drift: Drift) -> None:
     if drift.flips:
-        columns = ("", "documents", "changed %", "lost", "won", "wrong to wrong", "accuracy before", "after")
-        table = RichTable(*columns, title="answers", box=SIMPLE)
+        columns = ("answers", "n", "changed %", "lost", "won", "other wrong", "right before", "after")
+        table = RichTable(*columns, box=SIMPLE)
         for name, f in drift.flips.items():
-            label = f"{BENCHMARKS[name].title}, {f.shots}-shot {f.metric}"
             counts = (str(f.lost), str(f.won), str(f.swapped), f"{f.before:.3f}{' ≈' if f.at_floor else ''}")
+            label = f"{BENCHMARKS[name].title} {f.shots}-shot"
             table.add_row(label, str(f.n), f"{100 * f.changed:.1f}", *counts, f"{f.after:.3f}")
         out_console.print(table)
     for title, group in (("domains", drift.domains), ("languages", drift.languages), ("long context", drift.long)):
@@ -105,8 +105,9 @@ def _print(drift: Drift) -> None:
             f"{r.benign_after} of {r.benign} harmless ones; {len(r.lost)} lost, {len(r.new)} new",
             soft_wrap=True,
         )
-        if not r.unsafe_before:
-            out_console.print("  the original declines none of them, so this part says nothing", soft_wrap=True)
+        if r.unsafe_before <= r.benign_before:
+            line = "  the original declines unsafe prompts no more than harmless ones: this says nothing"
+            out_console.print(line, soft_wrap=True)
     for failure in drift.failures:
         out_console.print(f"[red]drift[/red]: {failure}", soft_wrap=True)
     out_console.print("[bold]drift[/bold]" if drift.failures else "[bold]within all limits[/bold]")
@@ -116,8 +117,7 @@ def _print(drift: Drift) -> None:
 
 
 def _predictions(title: str, group: Mapping[str, Divergence]) -> RichTable:
-    columns = ("", "tokens", "perplexity before", "after", "change %", "mean KL", "KL p99", "same top token %")
-    table = RichTable(*columns, title=title, box=SIMPLE)
+    table = RichTable(title, "tokens", "ppl before", "after", "change %", "KL", "KL p99", "same top %", box=SIMPLE)
     for name, d in group.items():
         figures = (f"{d.before:.4g}", f"{d.after:.4g}", f"{100 * d.increase:+.1f}", f"{d.kl:.3g}", f"{d.kl_p99:.3g}")
         table.add_row(name, str(d.tokens), *figures, f"{100 * d.same:.1f}")

@@ -11,7 +11,7 @@ from hwfit.evaluate.divergence import Divergence, Tokens, diverge
 from hwfit.evaluate.drift_texts import domain_rows, domain_texts, language_rows
 from hwfit.evaluate.flips import Flips, flips
 from hwfit.evaluate.kept import kept
-from hwfit.evaluate.long_context import PASSAGE, repeated, stretches
+from hwfit.evaluate.long_context import repeated, stretches
 from hwfit.evaluate.refusals import Refusals, refusals
 from hwfit.evaluate.target import Target
 from hwfit.models.llama import load_tokenizer
@@ -23,7 +23,7 @@ UNPROVEN = (
     "Multiple-choice answers and next-token predictions on given text say little about long generated answers, "
     "reasoning, tools, code or factual recall.",
     "Languages: one legal text a language, which models have often seen whole; it shows damage, not fluency.",
-    "Long context: unrelated documents packed together and one repeated passage show broken positions and lost "
+    "Long context: unrelated documents packed together, and a text given twice, show broken positions and lost "
     "copying, not understanding of long documents.",
     "Refusals: 40 mild prompts, one greedy answer each, and a list of English phrases; a refusal in other words counts "
     "as compliance. This is no safety evaluation, and jailbreaks, bias and toxicity are not looked at.",
@@ -82,8 +82,9 @@ class Drift:
         return {**asdict(self), "passed": not self.failures, "does_not_prove": list(UNPROVEN)}
 
 
+LEAST = 256
 ALL = "all together"
-RECALL = f"a passage of {PASSAGE} tokens again, at the end"
+AGAIN = "the first half again"
 
 
 def find_drift(original: Target, compressed: Target, probe: Probe, limits: Limits, progress: bool = True) -> Drift:
@@ -171,8 +172,8 @@ def _compare(
 
 def _long(drift: Drift, original: Target, compressed: Target, probe: Probe, progress: bool) -> None:
     context = min(probe.context, original.max_context, compressed.max_context)
-    if context < 2 * PASSAGE:
-        raise HwfitError(f"--context {context}: the long part needs {2 * PASSAGE} tokens that both models can hold")
+    if context < LEAST:
+        raise HwfitError(f"--context {context}: both models must hold {LEAST} tokens for the long part")
     tokenizer, size = load_tokenizer(original.folder), context + 1
     rows = domain_rows(domain_texts(progress)["encyclopaedia"], tokenizer, probe.long_rows, size)
     parts: list[Tokens] = []
@@ -181,11 +182,11 @@ def _long(drift: Drift, original: Target, compressed: Target, probe: Probe, prog
         for row in rows:
             parts.append(_tokens(original, compressed, "long", [row], 0))
             advance()
-            again.append(_tokens(original, compressed, "repeated", [repeated(row)], size - PASSAGE))
+            again.append(_tokens(original, compressed, "repeated", [repeated(row)], size // 2))
             advance()
     for name, part in stretches(context).items():
         drift.long[f"tokens {name}"] = Divergence.of(Tokens.join([t[part] for t in parts]))
-    drift.long[RECALL] = Divergence.of(Tokens.join(again))
+    drift.long[AGAIN] = Divergence.of(Tokens.join(again))
 
 
 def _tokens(original: Target, compressed: Target, name: str, rows: list[list[int]], start: int) -> Tokens:
