@@ -102,6 +102,7 @@ class Searcher:
             settings.rank,
             study.dtype,
             progress,
+            settings.recompute,
         )
         self._losses: dict[Picked, float] = {}
         self._known: dict[tuple[str, ...], dict[Picked, Mapping[str, float]]] = defaultdict(dict)

@@ -159,13 +159,14 @@ def _changes(run: Run, kind: str) -> Iterator[tuple[str, Run]]:
         yield "--distil lora --recompute", replace(run, distil=replace(lean, method="lora"))
         yield "--distil lora --recompute --sequences 1", replace(run, distil=replace(lean, method="lora", sequences=1))
         return
-    lean = replace(run.search, sequences=1, judged=1)
+    lean = replace(run.search, sequences=1, judged=1, recompute=True)
     names = [p.name for p in run.space.precisions]
-    yield "--sequences 1", replace(run, search=lean)
+    yield "--recompute", replace(run, search=replace(run.search, recompute=True))
+    yield "--recompute --sequences 1", replace(run, search=lean)
     for kept in ([*names[-3:]], [*names[-2:]], [names[-1]]):
         space = replace(run.space, precisions=tuple(map(Precision.parse, kept)))
         flags = " ".join(f"--precision {name}" for name in kept)
-        yield f"fewer precisions and sequences, such as {flags} --sequences 1", replace(run, space=space, search=lean)
+        yield f"fewer precisions, such as {flags} --recompute --sequences 1", replace(run, space=space, search=lean)
 
 
 def gb(size: float) -> str:

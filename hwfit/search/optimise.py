@@ -29,7 +29,8 @@ class SearchSettings:
 
     `candidates` picks of the damage model compete with what the steps found, and the best of them walks to better
     neighbours for up to `trials` measured losses. A pick's loss is measured on `judged` validation sequences.
-    Checkpoints come every `checkpoint_every` steps and every `checkpoint_minutes` (0: by steps alone).
+    Checkpoints come every `checkpoint_every` steps and every `checkpoint_minutes` (0: by steps alone). `recompute`
+    trades time for memory.
     """
 
     weight_steps: int = 8
@@ -45,6 +46,7 @@ class SearchSettings:
     checkpoint_every: int = 4
     checkpoint_minutes: float = 5.0
     tensorboard: bool = False
+    recompute: bool = False
     candidates: int = 3
     trials: int = 6
     judged: int = 4
@@ -54,7 +56,13 @@ class SearchSettings:
     def training(self) -> SearchSettings:
         """Without what a run that goes on from a checkpoint may change: learning rates, checkpoints and logs."""
         return replace(
-            self, lr_architecture=0, lr_weights=0, checkpoint_every=0, checkpoint_minutes=0, tensorboard=False
+            self,
+            lr_architecture=0,
+            lr_weights=0,
+            checkpoint_every=0,
+            checkpoint_minutes=0,
+            tensorboard=False,
+            recompute=False,
         )
 
 

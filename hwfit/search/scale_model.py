@@ -209,7 +209,16 @@ class _Run:
     def _searched(self, out: dict[str, Held], ordered: Ordered, targets: Targets) -> None:
         self._begin()
         order = tuple(range(self.shape.blocks))
-        net = Supernet(ordered.weights, self.config, self.space, order, ordered.energy, 1, self.dtype)
+        net = Supernet(
+            ordered.weights,
+            self.config,
+            self.space,
+            order,
+            ordered.energy,
+            1,
+            self.dtype,
+            recompute=self.search.recompute,
+        )
         measure_damage(net, targets.take(slice(0, self.search.judged)), progress=False)
         pairs = [p for name, p in net.named_parameters() if name.endswith(("up", "down"))]
         out["what each choice costs"] = self._still()

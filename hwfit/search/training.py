@@ -54,6 +54,7 @@ class Training:
             sequences=self.sequences or default.sequences,
             lr_weights=self.supernet_lr or default.lr_weights,
             lr_architecture=self.architecture_lr or default.lr_architecture,
+            recompute=self.recompute,
             checkpoint_minutes=self.checkpoint_minutes,
             tensorboard=self.tensorboard,
         )
