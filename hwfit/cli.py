@@ -14,7 +14,7 @@ os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
 import typer
 from rich.console import Console
 
-from hwfit import cli_tables
+from hwfit import cli_export, cli_judge, cli_tables
 from hwfit.errors import HwfitError
 from hwfit.pick_command import pick
 
@@ -28,6 +28,7 @@ app = typer.Typer(
 
 app.add_typer(cli_tables.app, name="tables")
 app.command()(pick)
+cli_export.register(app)
 
 Model = Annotated[str, typer.Argument(help="Known name (smollm2-135m), Llama-family directory, or hub id")]
 Device = Annotated[str, typer.Option(help="Device to measure on: cpu or cuda")]
@@ -140,10 +141,12 @@ def transfer(
 
 @app.command()
 def search(
-    model: Model,
+    model: Annotated[
+        str | None, typer.Argument(help="As for the other commands; --dry-run also takes --config")
+    ] = None,
     budget: Annotated[
-        list[str], typer.Option(help="decode=6ms, ttft=120ms, memory=90MB, 'params>=80M', …; repeatable")
-    ],
+        list[str] | None, typer.Option(help="decode=6ms, ttft=120ms, memory=90MB, 'params>=80M', …; repeatable")
+    ] = None,
     out: Annotated[Path, typer.Option(help="Run folder")] = Path("runs/search"),
     device: Device = "cpu",
     tables: Tables = None,
@@ -154,10 +157,28 @@ def search(
     front: Annotated[int, typer.Option(help="Budgets to search: the given one and looser ones, x1.25 each", min=1)] = 1,
     train_on: TrainOn = None,
     space: SpaceName = "auto",
+    data: Annotated[
+        str | None, typer.Option(help="Training text in place of --text: a file, a hub data set, or self-generated")
+    ] = None,
+    sequences: Annotated[int | None, typer.Option(help="Sequences a training step [default: 2]")] = None,
+    distil: Annotated[str, typer.Option(help="full, or lora: low-rank pairs beside frozen weights")] = "full",
+    hidden: Annotated[float, typer.Option(help="Weight of hidden states in distillation, beside answers")] = 0.0,
+    lr: Annotated[float | None, typer.Option(help="Learning rate of distillation [default: 2e-4]")] = None,
+    supernet_lr: Annotated[float | None, typer.Option(help="Of the supernet's weights [default: 1e-3]")] = None,
+    architecture_lr: Annotated[float | None, typer.Option(help="Of the architecture [default: 0.25]")] = None,
+    recompute: Annotated[bool, typer.Option("--recompute", help="Gradient checkpointing: less memory, slower")] = False,
+    checkpoint_minutes: Annotated[float, typer.Option(help="Save at least so often; 0: by steps alone")] = 5.0,
+    tensorboard: Annotated[bool, typer.Option("--tensorboard", help="Log steps there too, not to CSV alone")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the memory plan and stop")] = False,
+    config: Annotated[Path | None, typer.Option(help="--dry-run: a config.json in place of MODEL")] = None,
+    gpu_memory: Annotated[
+        str | None, typer.Option(help="--dry-run: plan for a GPU of that memory, as 80GB, that need not be here")
+    ] = None,
 ) -> None:
     """Search MODEL for the best subnet under every --budget at once, distil it and export it."""
-    rules = (text, precision or (), steps, distil_steps, front, train_on, space)
-    _commands().search(model, budget, out, device, tables, *rules)
+    rules = (text, precision or (), steps, distil_steps, front, train_on, space, data)
+    rates = (sequences, distil, hidden, lr, supernet_lr, architecture_lr, recompute, checkpoint_minutes, tensorboard)
+    _commands().search(model, budget or (), out, device, tables, *rules, *rates, dry_run, config, gpu_memory)
 
 
 @app.command()
@@ -171,27 +192,7 @@ def measure(
     _commands().measure(target, device, tables, seconds)
 
 
-@app.command()
-def export(
-    folder: Annotated[Path, typer.Argument(help="Folder with a searched subnet")],
-    out: Annotated[Path | None, typer.Option(help="Where to write [default: the folder itself]")] = None,
-    format: Annotated[str, typer.Option(help="onnx or hf")] = "onnx",
-) -> None:
-    """Write a searched subnet as an ONNX graph or a plain Hugging Face directory."""
-    _commands().export(folder, out, format)
-
-
-@app.command()
-def evaluate(
-    target: Folders,
-    documents: Annotated[int, typer.Option(help="Validation documents a task")] = 40,
-    rows: Annotated[int, typer.Option(help="Held-out sequences of 256 tokens")] = 24,
-    text: Annotated[Path | None, typer.Option(help="Own held-out text: .txt, .jsonl or .parquet")] = None,
-    threads: Annotated[int, typer.Option(min=1)] = 2,
-    device: Device = "cpu",
-) -> None:
-    """Perplexity on held-out text and accuracy on PIQA, ARC-Easy and HellaSwag of deployed models."""
-    _commands().evaluate(target, documents, rows, text, threads, device)
+cli_judge.add(app)
 
 
 @app.command()

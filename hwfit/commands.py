@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
+from functools import partial
 from json import dumps
 from pathlib import Path
 
+import torch
 from rich.markup import escape
 from rich.table import Table as RichTable
 
 from hwfit.demo import DemoSettings, run_demo
-from hwfit.deploy.bundle import load_bundle
-from hwfit.deploy.folder import ONNX, deploy
-from hwfit.deploy.hf import write_hf
-from hwfit.errors import HwfitError, nearest
-from hwfit.evaluate.deployed import answers_file
-from hwfit.evaluate.judge import Exam, Quality, heldout_tokens, judge_all
+from hwfit.errors import HwfitError, raise_all
+from hwfit.evaluate_command import evaluate
+from hwfit.export_command import export, generate
 from hwfit.kernels.registry import get_backend
 from hwfit.latency_models.active import most_telling
 from hwfit.latency_models.load import load_latency
@@ -24,6 +23,7 @@ from hwfit.lut_store.table import Table
 from hwfit.models import fetch as models
 from hwfit.models.llama import load_config, open_model
 from hwfit.pick_command import pick
+from hwfit.plan_command import plan, refuse_too_little_memory
 from hwfit.predict_commands import advise, config_of, predict, workloads_of
 from hwfit.profiler.anchor import Anchor
 from hwfit.profiler.device import fingerprint
@@ -39,19 +39,19 @@ from hwfit.progress import out_console
 from hwfit.report.page import write_report
 from hwfit.report.results import Results, read_results
 from hwfit.report.table import rich_table
+from hwfit.search import parallel
 from hwfit.search.budget import Budget
-from hwfit.search.distil import DistilSettings
 from hwfit.search.feasible import refuse_infeasible
-from hwfit.search.optimise import SearchSettings
 from hwfit.search.run import distil_all, search_front
 from hwfit.search.study import StudySettings, prepare, training_device
-from hwfit.space_files import AUTO
+from hwfit.search.training import Training
+from hwfit.space_files import AUTO, Opened
 from hwfit.space_option import measurable, priced, space_of
 from hwfit.subnet import Subnet
 from hwfit.transfer_command import transfer
+from hwfit.validate_command import validate
 from hwfit.workload import PHASES, PhaseName, Workload
 
-FORMATS = ("onnx", "hf")
 FRONT_STEP = 1.25
 TIGHTEST = "subnet"
 """The search result for the budget as given."""
@@ -114,8 +114,8 @@ def profile(
 
 
 def search(
-    model: str,
-    budget: Sequence[str],
+    model: str | None = None,
+    budget: Sequence[str] = (),
     out: Path = Path("runs/search"),
     device: str = "cpu",
     tables: Path | None = None,
@@ -126,37 +126,89 @@ def search(
     front: int = 1,
     train_on: str | None = None,
     space: str = AUTO,
+    data: str | None = None,
+    sequences: int | None = None,
+    distil: str = "full",
+    hidden: float = 0.0,
+    lr: float | None = None,
+    supernet_lr: float | None = None,
+    architecture_lr: float | None = None,
+    recompute: bool = False,
+    checkpoint_minutes: float = 5.0,
+    tensorboard: bool = False,
+    dry_run: bool = False,
+    config: Path | None = None,
+    gpu_memory: str | None = None,
 ) -> dict[str, Path]:
     """Search MODEL for the best subnet under every --budget at once, distil it and export it to OUT.
 
     `device` is what the budgets are about; `train_on` (cpu or cuda, by default a GPU where there is one) is what the
     search and distillation run on. `front` > 1 adds looser budgets from the same supernet, each `FRONT_STEP` times the
-    one before. `space` is a preset's name or a .yaml file; `auto` gives up what the table cannot price.
+    one before. `space` is a preset's name or a .yaml file; `auto` gives up what the table cannot price. `data` is where
+    training text comes from in place of the file `text` (see `study.prepare`); the options from `sequences` on are
+    explained at `Training`. `dry_run` prints the memory plan and stops. Under torchrun all processes train, and the
+    first one measures, writes and prints. Raises `HwfitError` before anything trains for budgets that cannot be met,
+    too little memory or too little text.
     """
-    limits, trainer = Budget.parse(budget), training_device(train_on)
-    path = open_model(model)
-    config, workload = load_config(path), Workload()
+    rates = (sequences, lr, supernet_lr, architecture_lr)
+    training = Training(steps, distil_steps, *rates, distil, hidden, recompute, checkpoint_minutes, tensorboard)
+    training.check()
+    if dry_run:
+        plan(model, config, precision, device, gpu_memory, training, train_on, space)
+        return {}
+    only = {"--config": config, "--gpu-memory": gpu_memory}
+    raise_all([f"{flag} is for --dry-run alone; a search takes MODEL" for flag, value in only.items() if value])
+    if model is None:
+        raise HwfitError("MODEL is missing; give a known name (smollm2-135m), a directory, or a hub id")
+    limits, trainer = Budget.parse(budget), parallel.start(training_device(train_on))
+    out_console.quiet = not parallel.first()
+    try:
+        path = Path(parallel.from_first(lambda: str(open_model(model))))
+        given = data or (str(text) if text else None)
+        wanted = partial(space_of, path, space, precision, device)
+        return _search(model, path, limits, out, device, tables, given, wanted, precision, front, trainer, training)
+    finally:
+        out_console.quiet = False
+        parallel.stop()
+
+
+def _search(
+    model: str,
+    path: Path,
+    limits: Budget,
+    out: Path,
+    device: str,
+    tables: Path | None,
+    data: str | None,
+    wanted: Callable[[], Opened],
+    precision: Sequence[str],
+    front: int,
+    trainer: torch.device,
+    training: Training,
+) -> dict[str, Path]:
+    config, workload, progress = load_config(path), Workload(), parallel.first()
     latency = load_latency(fingerprint(device).key, tables)
-    wanted = space_of(path, space, precision, device)
-    offered = priced(wanted, latency, workload, model, device, tables, precision)
+    offered = priced(wanted(), latency, workload, model, device, tables, precision)
     refuse_infeasible([limits], offered, latency, workload)
-    study = replace(prepare(path, StudySettings(), out / "checkpoints", text, device=trainer), space=offered)
+    refuse_too_little_memory(path, offered, training, trainer)
+    study = prepare(path, StudySettings(), out / "checkpoints", data, progress=progress, device=trainer)
+    study = replace(study, space=offered)
 
     def measure(subnets):
         times = time_subnets(subnets, config, workload, tables, device)
         return {name: {phase: t.p10 for phase, t in by_phase.items()} for name, by_phase in times.items()}
 
-    settings = SearchSettings(steps=steps)
     budgets = {
         TIGHTEST if i == 0 else f"{TIGHTEST} x{FRONT_STEP**i:.3g}": limits.scaled(FRONT_STEP**i) for i in range(front)
     }
-    choices = search_front(study, latency, workload, budgets, measure, settings, out)
+    rules = training.search_settings(), out
+    choices = search_front(study, latency, workload, budgets, measure, *rules, progress=progress)
     beaten = {name: by for name, c in choices.items() if (by := c.beaten_by) and name != TIGHTEST}
     for name, by in beaten.items():
         out_console.print(f"{name} is not distilled: {by} takes no more and loses no more")
     front_only = {name: choice for name, choice in choices.items() if name not in beaten}
-    folders = distil_all(study, front_only, DistilSettings(steps=distil_steps), out)
-    for name, folder in folders.items():
+    folders = distil_all(study, front_only, training.distil_settings(), out, progress=progress)
+    for name, folder in folders.items() if parallel.first() else ():
         finish(device, folder, path, workload)
         out_console.print(_describe(choices[name].subnet))
         out_console.print(f"{folder}")
@@ -197,43 +249,6 @@ def doctor(device: str = "cpu", json: bool = False) -> list[Finding]:
     return findings
 
 
-def export(folder: Path, out: Path | None = None, format: str = "onnx") -> Path:
-    """Write the bundle in FOLDER as an ONNX graph or as a plain Hugging Face directory."""
-    if format not in FORMATS:
-        raise HwfitError(f"--format '{format}' is unknown; {nearest(format, FORMATS)}")
-    bundle, target = load_bundle(folder), out or (folder / "hf" if format == "hf" else folder)
-    path = write_hf(bundle, folder, target) if format == "hf" else deploy(bundle, folder, target) / ONNX
-    out_console.print(str(path), soft_wrap=True)
-    return path
-
-
-def evaluate(
-    target: Sequence[str],
-    documents: int = 40,
-    rows: int = 24,
-    text: Path | None = None,
-    threads: int = 2,
-    device: str = "cpu",
-) -> dict[str, Quality]:
-    """Perplexity on held-out text and accuracy on PIQA, ARC-Easy and HellaSwag of deployed folders.
-
-    `device` runs them: ONNX graphs on `cpu`, packed weights on `cuda`.
-    """
-    exam = Exam(rows=rows, documents=documents)
-    exam.check()
-    folders = {str(t): answers_file(device, Path(t)).parent for t in target}
-    quality: dict[str, Quality] = {}
-    for name, folder in folders.items():
-        quality |= judge_all({name: folder}, exam, heldout_tokens(folder, exam, text), threads, device=device)
-    table = RichTable("", "perplexity (95 %)", *exam.tasks, title=f"{documents} documents a task, ± standard error")
-    for name, q in quality.items():
-        p = q.perplexity
-        scores = [f"{s.value:.3f} ± {s.stderr:.3f}" for s in q.accuracy.values()]
-        table.add_row(name, f"{p.value:.2f} ({p.low:.2f}–{p.high:.2f})", *scores)
-    out_console.print(table)
-    return quality
-
-
 def report(run: Path) -> Path:
     """Write report.html and pareto.png of a finished run again and print its table."""
     page = write_report(run)
@@ -271,6 +286,7 @@ __all__ = [
     "evaluate",
     "export",
     "fetch",
+    "generate",
     "measure",
     "pick",
     "predict",
@@ -278,4 +294,5 @@ __all__ = [
     "report",
     "search",
     "transfer",
+    "validate",
 ]

@@ -20,6 +20,7 @@ AUTO = "auto"
 FLAGS = ("mlp_per_block", "fit_groups")
 KEYS = (*AXES, "precisions", "lm_head", "embed", "precision_per", *FLAGS)
 AXIS_KEYS = ("fractions", "multiple", "range", "step")
+SHOWN = 6
 FORMS = "a list of widths, {fractions: [1, 3/4], multiple: 64}, or {range: [1, 32]}"
 
 
@@ -161,7 +162,8 @@ def _axis(axis: str, value: Any, whole: int, unit: int, problems: list[str]) -> 
         return (whole,)
     over = [w for w in widths if w > whole]
     if over or not widths or min(widths) < 1:
-        shown = ", ".join(map(str, over or sorted(w for w in widths if w < 1))) or "nothing"
+        wrong = sorted(over or (w for w in widths if w < 1), reverse=True)
+        shown = f"{wrong[0]}…{wrong[-1]}" if len(wrong) > SHOWN else ", ".join(map(str, wrong)) or "nothing"
         problems.append(
             f"{axis}={shown} does not fit the model, whose {axis} is {whole}; allowed: 1…{whole}, or fractions of it, "
             f"`{axis}: {{fractions: [1, 3/4, 1/2]}}` (such as --space fine)"

@@ -167,5 +167,7 @@ def test_a_model_with_a_missing_tensor_is_refused(model: Path, tmp_path: Path):
 
 
 def test_export_format_and_folder_are_checked(tmp_path: Path):
-    assert "allowed: hf, onnx" in problems(commands.export, tmp_path, format="gguf")
+    assert "allowed: compressed-tensors, compressed-tensors-symmetric, gguf, hf, onnx" in problems(
+        commands.export, tmp_path, format="ggf"
+    )
     assert "subnet.json" in problems(commands.export, tmp_path)

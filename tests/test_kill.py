@@ -1,8 +1,12 @@
-"""kill -9 in the middle of profile and of search; the same command again finishes, and nothing measured is redone."""
+"""kill -9 in the middle of profile and in every stage of search and distillation; the same command again finishes.
+
+Nothing measured is redone, and the result is an undisturbed run's, bit for bit.
+"""
 
 from __future__ import annotations
 
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -15,6 +19,7 @@ from small_model import write_small_model
 
 from hwfit.deploy.runtime import OnnxModel
 from hwfit.lut_store.table import Table
+from hwfit.search.steps_log import read_steps
 from hwfit.subnet import Subnet
 
 pytestmark = pytest.mark.slow
@@ -73,6 +78,49 @@ def test_profile_and_search_survive_kill_minus_nine(tmp_path: Path):
     found = OnnxModel(out / "subnets" / "subnet" / "model.onnx").subnet
     assert found.params < whole.params or found.mean_weight_bits < whole.mean_weight_bits
     run(search)  # a third time: everything is there
+
+
+JOB = Path(__file__).parent / "search" / "search_job.py"
+POINTS = {
+    "importance": "importance",
+    "original's answers": "teacher-:2",
+    "supernet weights": "supernet:2",
+    "architecture steps": "search-a:2",
+    "re-measuring": "measured.json:2",
+    "writing what was found": "a.json",
+    "distillation": "distil-a:3",
+    "writing the bundle": "model.safetensors",
+    "marking it as distilled": "distilled.json",
+}
+
+
+def files(out: Path) -> dict[str, bytes]:
+    """What a run leaves, by path: everything but speeds and the temporary files of killed writers."""
+    kept = {p.relative_to(out): p for p in out.rglob("*") if p.is_file() and not p.name.endswith(".tmp")}
+    return {str(n): p.read_bytes() for n, p in kept.items() if n.parts[0] != "logs"}
+
+
+@pytest.mark.parametrize("method", ["full", "lora"])
+def test_killed_once_in_every_stage_a_search_ends_where_an_undisturbed_one_does(tmp_path: Path, method: str):
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+
+    def job(out: Path, *arguments: str) -> int:
+        start = [sys.executable, str(JOB), str(out), "--method", method, *arguments]
+        return subprocess.run(start, env=environment, timeout=200).returncode
+
+    whole, killed = tmp_path / "whole" / "run", tmp_path / "killed" / "run"
+    assert job(whole) == 0
+    points = POINTS if method == "full" else {"distillation": POINTS["distillation"]}
+    for stage, point in points.items():
+        assert job(killed, "--die-at", point) == -signal.SIGKILL, stage
+    assert job(killed) == 0
+    want, got = files(whole), files(killed)
+    assert set(want) == set(got)
+    for name, content in want.items():
+        assert got[name] == content, name
+    for log in (whole / "logs").glob("*.csv"):
+        rows = [read_steps(run / "logs" / log.name) for run in (whole, killed)]
+        assert [{**row, "tokens_per_s": 0} for row in rows[0]] == [{**row, "tokens_per_s": 0} for row in rows[1]]
 
 
 def _whole(model: Path, folder: Path) -> Path:

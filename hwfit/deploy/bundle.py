@@ -28,11 +28,12 @@ from hwfit.deploy.slice import (
 from hwfit.errors import HwfitError, raise_all
 from hwfit.files import replacing, write_text
 from hwfit.kernels.pack import pack_bits, unpack_bits
-from hwfit.kernels.quantise import Grid, Quantised, clipped_grid, dequantise, quantise
+from hwfit.kernels.quantise import Grid, Quantised, clipped_grid, dequantise, fake_quantise, quantise
 from hwfit.precision import Precision
 from hwfit.subnet import ModelShape, Subnet
 
 WEIGHTS = "model.safetensors"
+FP8 = Precision(8, 8, float8=True)
 
 
 @dataclass(frozen=True)
@@ -93,7 +94,9 @@ def stored(w: Tensor, p: Precision, grid: Grid | None) -> Tensor | Quantised:
 
 def dense_weights(bundle: Bundle) -> dict[str, Tensor]:
     """fp32 weights, dequantised: what the deployed model computes with, but for its activations."""
-    return {n: dequantise(t) if isinstance(t, Quantised) else t.float() for n, t in bundle.tensors.items()}
+    eighth = [name for name, (_, _, p) in weight_specs(bundle.subnet).items() if p.float8]  # kept in fp32
+    dense = {n: dequantise(t) if isinstance(t, Quantised) else t.float() for n, t in bundle.tensors.items()}
+    return dense | {name: fake_quantise(dense[name], FP8) for name in eighth}
 
 
 def random_bundle(subnet: Subnet, config: Mapping[str, Any], seed: int = 0) -> Bundle:

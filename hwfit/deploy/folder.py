@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
-import shutil
 from pathlib import Path
 
 from hwfit.deploy.bundle import Bundle, load_bundle, save_bundle
 from hwfit.deploy.onnx_graph import write_onnx
+from hwfit.deploy.origin import ORIGIN, Origin
+from hwfit.deploy.staging import copy_into
 from hwfit.errors import HwfitError
 
 ONNX = "model.onnx"
-TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "chat_template.jinja")
+TOKENIZERS = ("tokenizer.json", "tokenizer.model", "vocab.json")
+TOKENIZER_FILES = (
+    *TOKENIZERS,
+    *("tokenizer_config.json", "merges.txt", "added_tokens.json", "special_tokens_map.json", "chat_template.jinja"),
+    "generation_config.json",
+)
 
 
 def deploy(bundle: Bundle | Path, tokenizer: Path, folder: Path, max_context: int = 512) -> Path:
@@ -25,13 +31,12 @@ def deploy(bundle: Bundle | Path, tokenizer: Path, folder: Path, max_context: in
 
 
 def copy_tokenizer(model: Path, folder: Path) -> None:
-    """Copy the tokenizer files there are. Raises `HwfitError` if the model has none."""
-    found = [model / name for name in TOKENIZER_FILES if (model / name).exists()]
-    if not found:
-        raise HwfitError(f"{model}: no tokenizer; one of {', '.join(TOKENIZER_FILES[:2])} is needed")
-    for file in found:
-        if file.parent.resolve() != folder.resolve():
-            shutil.copyfile(file, folder / file.name)
+    """Copy the tokenizer files there are, and where the model comes from. Raises `HwfitError` without a tokenizer."""
+    if not any((model / name).exists() for name in TOKENIZERS):
+        raise HwfitError(f"{model}: no tokenizer; one of {', '.join(TOKENIZERS)} is needed")
+    copy_into([model / name for name in TOKENIZER_FILES if (model / name).exists()], folder)
+    if not (folder / ORIGIN).exists():
+        Origin.of(model).save(folder)
 
 
 def onnx_path(folder: Path) -> Path:

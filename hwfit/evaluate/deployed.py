@@ -37,6 +37,7 @@ class CudaScorer:
 
     def __init__(self, model: CudaModel):
         self.model, self.max_context = model, model.max_context
+        self.prefill, self.decode = model.prefill, model.decode
 
     def all_logits(self, ids: np.ndarray, *, start: int = 0) -> np.ndarray:
         """int64 `ids[batch, seq]` -> f32 logits `[batch, seq - start, vocab]`."""
@@ -61,12 +62,13 @@ def _weights(folder: Path) -> Path:
     return path
 
 
-def _cuda(path: Path, threads: int) -> Scorer:
-    workload = Workload(prompt=CONTEXT - 1, generate=1, context=CONTEXT - 1)
-    return CudaScorer(open_model("cuda", path.parent, workload))  # pyright: ignore[reportArgumentType]
+def open_cuda(folder: Path, context: int = CONTEXT) -> CudaScorer:
+    """A deployed folder on the GPU, with room for `context` tokens."""
+    workload = Workload(prompt=context - 1, generate=1, context=context - 1)
+    return CudaScorer(open_model("cuda", folder, workload))  # pyright: ignore[reportArgumentType]
 
 
 _WAYS = {
     "cpu": _Way(onnx_path, lambda path, threads: OnnxModel(path, threads=threads)),
-    "cuda": _Way(_weights, _cuda),
+    "cuda": _Way(_weights, lambda path, threads: open_cuda(path.parent)),
 }

@@ -18,6 +18,7 @@ from hwfit.evaluate.tasks import JUDGED
 from hwfit.files import write_text
 from hwfit.models.llama import load_tokenizer
 from hwfit.models.text import heldout_texts, pack_tokens
+from hwfit.packs import sha256
 
 FILE = "quality.json"
 
@@ -63,7 +64,9 @@ def judge(
     """Quality of the deployed model in `folder` (its tokenizer beside it), read back if it was judged before."""
     exam.check()
     path = answers_file(device, folder)
-    key = hashlib.sha256(path.read_bytes() + repr(exam).encode() + tokens.numpy().tobytes()).hexdigest()
+    weights = path.with_name(f"{path.name}.data")  # of a large graph
+    held = sha256(weights).encode() if weights.exists() else b""
+    key = hashlib.sha256(path.read_bytes() + held + repr(exam).encode() + tokens.numpy().tobytes()).hexdigest()
     kept = path.parent / FILE
     if kept.exists() and (raw := json.loads(kept.read_text())).get("key") == key:
         scores = {t: Score(**{**s, "per_document": tuple(s["per_document"])}) for t, s in raw["accuracy"].items()}

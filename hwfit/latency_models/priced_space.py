@@ -89,7 +89,8 @@ def refuse_unpriced(
         measurable += len(ops)
         alike = sum(1 for op in layers if (op.kind, op.precision) == (kind, ops[0].precision))
         where = ", ".join(sorted(set().union(*(layers[op] for op in ops)))) if kind == "linear" else kind
-        lines.append(f"{told}: {name}: {where}: {len(ops)} of {alike} shapes, {_ranges(ops)}: {missing[ops[0]]}")
+        reason = missing[ops[0]].partition(";")[0]  # what else was measured is of no help here
+        lines.append(f"{told}: {name}: {where}: {len(ops)} of {alike} shapes, {_ranges(ops)}: {reason}")
     head = f"{told}: the table of device '{prices.device}' cannot price {len(missing)} of {len(layers)} layer shapes"
     remedy = [f"measure them with: {command}"] if measurable else []
     raise HwfitError([head, *lines, *remedy])

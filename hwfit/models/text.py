@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import json
 import random
+import re
 import zipfile
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -26,9 +27,9 @@ def train_texts(path: Path | str | None = None, seed: int = 0, progress: bool = 
     """Documents for search and distillation, shuffled by `seed`: train splits only.
 
     BoolQ passages (encyclopedic prose), HellaSwag contexts with their true ending, PIQA goals and ARC-Easy questions
-    with their true answer; each once. `path` reads your own file instead (see `read_texts`).
+    with their true answer; each once. `path` is your own file instead (see `read_texts`), or a hub data set's id.
     """
-    texts = list(read_texts(path) if path else _pack_texts("train", progress))
+    texts = list(_given_texts(path) if path else _pack_texts("train", progress))
     random.Random(seed).shuffle(texts)
     return texts
 
@@ -37,6 +38,29 @@ def heldout_texts(path: Path | str | None = None, seed: int = 0, progress: bool 
     """Documents for quoted perplexities: BoolQ validation passages, none of whose texts or titles occurs in train."""
     texts = list(read_texts(path) if path else _pack_texts("heldout", progress))
     random.Random(seed).shuffle(texts)
+    return texts
+
+
+def _given_texts(source: Path | str) -> list[str]:
+    if Path(source).suffix or Path(source).exists() or not re.fullmatch(r"[\w.-]+/[\w.-]+", str(source)):
+        return read_texts(source)
+    return hub_texts(str(source))
+
+
+def hub_texts(name: str) -> list[str]:
+    """The `text` column of a hub data set's train split. Raises `HwfitError` if it cannot be had or has none."""
+    from datasets import load_dataset
+
+    try:
+        rows = load_dataset(name, split="train")
+        texts = [text.strip() for text in rows["text"] if text and text.strip()]
+    except Exception as error:  # the hub client raises many unrelated types
+        raise HwfitError(
+            f"data set '{name}' cannot be read from the hub ({type(error).__name__}: {str(error).splitlines()[0]}); it "
+            "needs network access, a train split and a column `text`; or give a .txt, .jsonl or .parquet file, or "
+            "self-generated"
+        ) from error
+    raise_all([] if texts else [f"data set '{name}' holds no text"])
     return texts
 
 

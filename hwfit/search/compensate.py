@@ -32,6 +32,7 @@ def compensated(sliced: Mapping[str, Tensor], ordered: Ordered, shape: ModelShap
             weight, moment = ordered.weights[f"{source}.weight"], ordered.moments[source]
             if out[target].shape[1] == weight.shape[1]:
                 continue
+            moment = moment.to(weight.device)
             within = moment[kept][:, kept]
             within = within + RIDGE * within.diagonal().mean() * torch.eye(len(within), device=within.device)
             fitted = torch.linalg.solve(within, moment[kept] @ weight[rows].T)  # [kept, rows]

@@ -3,28 +3,25 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Literal
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
-from hwfit.deploy.bundle import Bundle, stored
-from hwfit.deploy.slice import slice_energy, slice_weights, subnet_config
-from hwfit.kernels.quantise import Grid, clipped_grid, fake_quantise, fake_quantise_activations, minmax_grid
-from hwfit.precision import Precision
-from hwfit.search import checkpoint
-from hwfit.search.compensate import compensated
-from hwfit.search.forward import Attention, decoder, rms_norm, weight_name
-from hwfit.search.importance import Ordered
-from hwfit.search.mixing import straight_through
+from hwfit.search import checkpoint, parallel
+from hwfit.search.forward import CPU
+from hwfit.search.hidden import HiddenStates
 from hwfit.search.optimise import batch, finite
+from hwfit.search.steps_log import StepsLog
+from hwfit.search.student import Lora, Student
 from hwfit.search.teacher import Targets, distillation_loss
 from hwfit.search.train_step import Stepper, training_stream
-from hwfit.subnet import LINEARS, ModelShape, Subnet
+
+Method = Literal["full", "lora"]
+METHODS: tuple[Method, ...] = ("full", "lora")
 
 
 @dataclass(frozen=True)
@@ -33,7 +30,8 @@ class DistilSettings:
 
     `lr` is for a student one nat or more away from its teacher and shrinks in proportion below: Adam's steps do not
     get smaller with the gradient, and would only shake a student that is almost there. One within `enough` nats a
-    token at its first step is left as it is.
+    token at its first step is left as it is. `method` trains all weights or a low-rank pair beside each; `hidden` is
+    the weight of the distance of hidden states, beside that of the answers. `recompute` trades time for memory.
     """
 
     steps: int = 28
@@ -43,6 +41,12 @@ class DistilSettings:
     warmup: float = 0.1
     checkpoint_every: int = 25
     seed: int = 0
+    method: Method = "full"
+    lora: Lora = Lora()
+    hidden: float = 0.0
+    recompute: bool = False
+    checkpoint_minutes: float = 5.0
+    tensorboard: bool = False
 
     def rate(self, step: int, start: float) -> float:
         """Learning rate of a step for a student whose loss was `start` at first."""
@@ -52,112 +56,14 @@ class DistilSettings:
         done = (step - ramp) / max(1, self.steps - ramp)
         return lr * (0.1 + 0.45 * (1 + math.cos(math.pi * done)))
 
+    @property
+    def pairs(self) -> Lora | None:
+        """What a `Student` is given as `lora`."""
+        return self.lora if self.method == "lora" else None
 
-class _QuantisedWeight(torch.autograd.Function):
-    """Fake-quantised weight in the compute dtype; identity backwards."""
-
-    @staticmethod
-    def forward(ctx: Any, weight: Tensor, precision: Precision, grid: Grid | None, dtype: torch.dtype) -> Tensor:
-        return fake_quantise(weight, precision, grid).to(dtype)
-
-    @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None, None]:
-        return grads[0].float(), None, None, None
-
-
-class Student(nn.Module):
-    """A subnet with its own float weights, rounded onto fixed grids in every forward pass.
-
-    Lives where `ordered` does. All linears and norm gains train, the embedding does not.
-    """
-
-    def __init__(self, ordered: Ordered, config: Mapping[str, Any], subnet: Subnet, dtype: torch.dtype):
-        super().__init__()
-        shape = ModelShape.from_config(config)
-        self.subnet, self.dtype = subnet, dtype
-        self.config = subnet_config(config, subnet)
-        weights = compensated(slice_weights(ordered.weights, shape, subnet), ordered, shape, subnet)
-        energy = slice_energy(ordered.energy, shape, subnet)
-        self.precision = {
-            weight_name(i, name): p
-            for i, row in enumerate(subnet.precision)
-            for name, p in zip(LINEARS, row, strict=True)
-        } | {"lm_head": subnet.lm_head}
-        self.grids = {
-            module: None if p.is_float else clipped_grid(weights[f"{module}.weight"], p, energy[module])
-            for module, p in self.precision.items()
-        }
-        self.embed = weights["model.embed_tokens.weight"]
-        self.embed_grid = None if subnet.embed.is_float else minmax_grid(self.embed, subnet.embed)
-        self.table = fake_quantise(self.embed, subnet.embed, self.embed_grid)  # what the deployed model looks up
-        self.trained = nn.ParameterDict(
-            {
-                n.replace(".", "/"): nn.Parameter(w.clone())
-                for n, w in weights.items()
-                if n != "model.embed_tokens.weight"
-            }
-        )
-        self.attention = Attention.of(subnet.heads, subnet.kv_heads, subnet.head_size, self.config)
-        self.eps = float(self.config["rms_norm_eps"])
-        self._rounded: dict[str, Tensor] = {}
-
-    @torch.no_grad()
-    def freeze(self, dtype: torch.dtype) -> None:
-        """Round the weights once and for all, for a student that is judged and trains no more; compute in `dtype`."""
-        self.dtype = dtype
-        self._rounded = {
-            module: fake_quantise(self.weight(f"{module}.weight"), p, self.grids[module]).to(dtype)
-            for module, p in self.precision.items()
-        }
-
-    def weight(self, name: str) -> Tensor:
-        return self.trained[name.replace(".", "/")]
-
-    def forward(self, ids: Tensor) -> Tensor:
-        """Logits `[batch, seq, vocab]`."""
-
-        def project(block: int, names: tuple[str, ...], x: Tensor) -> list[Tensor]:
-            out, rounded = [], {}
-            for name in names:
-                module = weight_name(block, name)
-                p = self.precision[module]
-                key = None if p.is_float else (p.act_bits, p.group)
-                if key not in rounded:
-                    rounded[key] = x if key is None else straight_through(x, fake_quantise_activations(x.detach(), p))
-                weight = self._rounded.get(module)
-                if weight is None:
-                    weight = _QuantisedWeight.apply(self.weight(f"{module}.weight"), p, self.grids[module], self.dtype)
-                out.append(F.linear(rounded[key], weight))  # pyright: ignore[reportArgumentType]
-            return out
-
-        def norm(block: int, name: str, x: Tensor) -> Tensor:
-            return rms_norm(x, self.weight(f"model.layers.{block}.{name}.weight"), self.eps)
-
-        x = F.embedding(ids, self.table).to(self.dtype)
-        x = decoder(x, range(len(self.subnet.blocks)), self.attention, project, norm)
-        x = rms_norm(x, self.weight("model.norm.weight"), self.eps)
-        return project(-1, ("lm_head",), x)[0]
-
-    @torch.no_grad()
-    def bundle(self) -> Bundle:
-        """The trained weights, quantised onto the grids they were trained with; on the CPU, as all deployment is."""
-        tensors: dict[str, Any] = {n.replace("/", "."): p.detach().cpu().clone() for n, p in self.trained.items()}
-        for module, p in self.precision.items():
-            tensors[f"{module}.weight"] = stored(tensors[f"{module}.weight"], p, _on_cpu(self.grids[module]))
-        tensors["model.embed_tokens.weight"] = stored(self.embed.cpu(), self.subnet.embed, _on_cpu(self.embed_grid))
-        return Bundle(self.subnet, self.config, tensors)
-
-
-def _set_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
-    for group in optimizer.param_groups:
-        if isinstance(group["lr"], Tensor):
-            group["lr"].fill_(rate)  # read by a recorded step
-        else:
-            group["lr"] = rate
-
-
-def _on_cpu(grid: Grid | None) -> Grid | None:
-    return grid and Grid(grid.scales.cpu(), None if grid.zeros is None else grid.zeros.cpu())
+    def training(self) -> DistilSettings:
+        """Without what a run that goes on from a checkpoint may change: learning rate, checkpoints and logs."""
+        return replace(self, lr=0, checkpoint_every=0, checkpoint_minutes=0, tensorboard=False, recompute=False)
 
 
 def distil(
@@ -167,50 +73,70 @@ def distil(
     path: Path | None = None,
     key: str = "",
     advance: Callable[..., None] = lambda *a, **k: None,
+    hidden: HiddenStates | None = None,
 ) -> list[float]:
-    """Train `student` in place; returns the loss of every step. Resumes from `path` when `key` matches."""
+    """Train `student` in place; returns the loss of every step. Resumes from `path` when `key` matches.
+
+    Under torchrun every process takes its share of each batch, and holds its share of the student. `hidden` gives the
+    original's hidden states where `settings.hidden` is not 0.
+    """
+    part, alone = parallel.share(settings.sequences), parallel.ranks() == 1
     device = student.embed.device
-    on_gpu = device.type == "cuda"
-    params = list(student.parameters())
+    recorded = alone and device.type == "cuda"
+    parallel.shard(student.parts, student)
+    params = [p for p in student.parameters() if p.requires_grad]
     optimizer = torch.optim.AdamW(
         params,
-        lr=torch.tensor(settings.lr, device=device) if on_gpu else settings.lr,
+        lr=torch.tensor(settings.lr, device=device) if recorded else settings.lr,
         betas=(0.9, 0.98),
         weight_decay=0.0,
         fused=True,
-        capturable=on_gpu,
+        capturable=recorded,
     )
+    saves = checkpoint.Schedule(settings.checkpoint_every, settings.checkpoint_minutes)
     losses: list[float] = []
     if path and (saved := checkpoint.load(path, key)):
         tensors, meta = saved
-        student.load_state_dict({n: t for n, t in tensors.items() if n.startswith("trained.")})
+        checkpoint.restore_parameters(student, tensors)
         checkpoint.restore_optimizer(optimizer, tensors, "adam")
         losses = meta["losses"]
         advance(len(losses))
 
     def update(rows: Targets) -> Tensor:
+        """Loss and gradient norm before the update."""
         optimizer.zero_grad()
-        loss = distillation_loss(student(rows.ids), rows)
-        loss.backward()
-        nn.utils.clip_grad_norm_(params, 1.0)
+        loss = whole = distillation_loss(student(rows.ids, hidden and hidden.watch(rows.ids)), rows)
+        if hidden:
+            whole = loss + settings.hidden * hidden.distance()
+        whole.backward()
+        norm = parallel.gathered(nn.utils.clip_grad_norm_(params, 1.0))
         optimizer.step()
-        return loss.detach()
+        return torch.stack([loss.detach().float(), norm.to(loss.device, torch.float32)])
 
-    stepper = Stepper(update, device)
-    with training_stream(device):
+    stepper = Stepper(update, device, recorded)
+    with training_stream(device if recorded else CPU), StepsLog(path, len(losses), settings.tensorboard) as log:
         for step in range(len(losses), settings.steps):
-            rows = batch(train, settings.sequences, step, settings.seed + 2)
+            rows = batch(train, settings.sequences, step, settings.seed + 2).take(part)
             with torch.no_grad():
-                start = losses[0] if losses else float(distillation_loss(student(rows.ids), rows))
+                start = losses[0] if losses else float(parallel.mean(distillation_loss(student(rows.ids), rows)))
             if step == 0 and start <= settings.enough:
                 advance(settings.steps, note=f"loss {start:.3f}, close enough")
-                return [start]
-            _set_rate(optimizer, settings.rate(step, start))
-            losses.append(finite(stepper(rows), f"distillation step {step}", path or Path("-")))
-            if path and (step + 1) % settings.checkpoint_every == 0 and step + 1 < settings.steps:
-                tensors = dict(student.state_dict()) | checkpoint.optimizer_tensors(optimizer, "adam")
+                losses = [start]
+                break
+            rate = settings.rate(step, start)
+            checkpoint.set_rate(optimizer, rate)
+            student.drop(step, settings.seed)
+            losses.append(finite(parallel.mean(stepper(rows)), f"distillation step {step}", path, "--lr"))
+            if path and saves.due(step + 1) and step + 1 < settings.steps:
+                trained = {n: p for n, p in student.named_parameters() if p.requires_grad}
+                tensors = trained | checkpoint.optimizer_tensors(optimizer, "adam")
                 checkpoint.save(path, tensors, {"key": key, "losses": losses})
+            log.row(step, settings.sequences * rows.ids.shape[1], {"loss": losses[-1], "lr": rate})
             advance(note=f"loss {losses[-1]:.3f}")
-    if on_gpu:
+    if device.type == "cuda":
         torch.cuda.synchronize(device)
+    student.drop(None)
     return losses
+
+
+__all__ = ["DistilSettings", "Lora", "Student", "distil"]

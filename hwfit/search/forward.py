@@ -10,6 +10,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.utils.checkpoint import checkpoint
 
 from hwfit.deploy.slice import module_name
 from hwfit.rotary import Rotary
@@ -69,17 +70,19 @@ def decoder(
     norm: Norm,
     gate: Callable[[int], Tensor | float] = lambda block: 1.0,
     seen: Callable[[int, Tensor], None] | None = None,
+    recompute: bool = False,
 ) -> Tensor:
     """Runs `blocks` in order over the residual stream `x[batch, seq, hidden]`.
 
-    `gate(block)` scales what a block adds to the stream; `seen(block, x)` observes each block's input.
+    `gate(block)` scales what a block adds to the stream; `seen(block, x)` observes each block's input. With
+    `recompute`, backwards runs each block again in place of remembering it (gradient checkpointing); what is passed in
+    must then draw no random numbers.
     """
     a = attention
     batch, seq, _ = x.shape
     cos, sin = rotary_tables(a, seq, x.dtype, x.device)
-    for block in blocks:
-        if seen:
-            seen(block, x)
+
+    def run(x: Tensor, block: int) -> Tensor:
         g = gate(block)
         q, k, v = project(block, QKV, norm(block, "input_layernorm", x))
         q = rotate(q.view(batch, seq, a.heads, a.head_size).transpose(1, 2), cos, sin)
@@ -89,7 +92,15 @@ def decoder(
         mixed = mixed.transpose(1, 2).reshape(batch, seq, a.heads * a.head_size)
         x = x + g * project(block, ("o_proj",), mixed)[0]
         gated, up = project(block, GATE_UP, norm(block, "post_attention_layernorm", x))
-        x = x + g * project(block, ("down_proj",), F.silu(gated) * up)[0]
+        return x + g * project(block, ("down_proj",), F.silu(gated) * up)[0]
+
+    for block in blocks:
+        if seen:
+            seen(block, x)
+        if recompute and torch.is_grad_enabled():
+            x = checkpoint(run, x, block, use_reentrant=False, preserve_rng_state=False)  # pyright: ignore[reportAssignmentType]
+        else:
+            x = run(x, block)
     return x
 
 

@@ -23,7 +23,8 @@ class Importance:
     """`energy[module]`: mean square of each input channel. `blocks[b]`: 1 - cos(block input, block output).
 
     `neuron_peak[b]` is the largest magnitude of each MLP neuron's output in block b, first position included.
-    `moments[module]` is E[x x'] of the inputs, `[k, k]`, of every `o_proj` and `down_proj`.
+    `moments[module]` is E[x x'] of the inputs, `[k, k]`, of every `o_proj` and `down_proj`; on the CPU, for they take
+    as much room as the weights and are read once a subnet.
     """
 
     energy: dict[str, Tensor]
@@ -71,7 +72,7 @@ def measure_importance(
         square = later.square().mean(0)
         if names in (("o_proj",), ("down_proj",)):
             module = weight_name(block, names[0])
-            moments[module] = moments.get(module, 0) + later.T @ later / len(later)
+            moments[module] = moments.get(module, 0) + (later.T @ later / len(later)).cpu()
         for name in names:
             module = weight_name(block, name)
             energy[module] = energy.get(module, 0) + square
@@ -89,23 +90,28 @@ def measure_importance(
             energy["lm_head"] = energy.get("lm_head", 0) + hidden[:, 1:].square().mean((0, 1))
             advance(len(row))
     batches = -(-len(ids) // 2)
-    mean = [{name: total / batches for name, total in sums.items()} for sums in (energy, moments)]
-    return Importance(mean[0], 1 - cosine / batches, tuple(peak), mean[1])
+    for total in (*energy.values(), *moments.values()):
+        total /= batches
+    return Importance(energy, 1 - cosine / batches, tuple(peak), moments)
 
 
 @torch.no_grad()
-def order_model(weights: Mapping[str, Tensor], shape: ModelShape, importance: Importance) -> Ordered:
+def order_model(weights: dict[str, Tensor], shape: ModelShape, importance: Importance, take: bool = False) -> Ordered:
     """Permute MLP neurons and KV groups, most important first; the model's function does not change.
 
     A neuron or head channel counts as its mean squared input times the squared norm of the column that reads it.
-    On the way, outlier neurons are made smaller in `up_proj` and larger in `down_proj` (see `smoothing`).
+    On the way, outlier neurons are made smaller in `up_proj` and larger in `down_proj` (see `smoothing`). `take`
+    empties `weights` and `importance`, so that no more than one copy of the model is held.
     """
     out, energy, moments = dict(weights), dict(importance.energy), dict(importance.moments)
+    if take:
+        weights.clear()
+        importance.moments.clear()
     d, per_kv = shape.head_size, shape.queries_per_kv
     for block in range(shape.blocks):
         modules = {name: weight_name(block, name) for name in LINEARS}
         value = {
-            name: energy[modules[name]] * weights[f"{modules[name]}.weight"].square().sum(0)
+            name: energy[modules[name]] * out[f"{modules[name]}.weight"].square().sum(0)
             for name in ("o_proj", "down_proj")
         }
         neurons = value["down_proj"].argsort(descending=True)
@@ -114,16 +120,17 @@ def order_model(weights: Mapping[str, Tensor], shape: ModelShape, importance: Im
         q = (groups[:, None] * d * per_kv + torch.arange(d * per_kv, device=groups.device)).flatten()
         for name, rows in {"gate_proj": neurons, "up_proj": neurons, "q_proj": q, "k_proj": kv, "v_proj": kv}.items():
             key = f"{modules[name]}.weight"
-            out[key] = weights[key][rows].contiguous()
+            out[key] = out[key][rows].contiguous()
         for name, columns in {"down_proj": neurons, "o_proj": q}.items():
             key = f"{modules[name]}.weight"
-            out[key] = weights[key][:, columns].contiguous()
+            out[key] = out[key][:, columns].contiguous()
             energy[modules[name]] = energy[modules[name]][columns]
-            moments[modules[name]] = moments[modules[name]][columns][:, columns]
+            moments[modules[name]] = moments[modules[name]][columns.cpu()][:, columns.cpu()]
         scale = smoothing(importance.neuron_peak[block])[neurons]
         out[f"{modules['up_proj']}.weight"] /= scale[:, None]
         out[f"{modules['down_proj']}.weight"] *= scale
         energy[modules["down_proj"]] = energy[modules["down_proj"]] / scale.square()
+        scale = scale.cpu()
         moments[modules["down_proj"]] = moments[modules["down_proj"]] / (scale[:, None] * scale)
     return Ordered(out, energy, importance.block_order, moments)
 

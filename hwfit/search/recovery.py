@@ -87,7 +87,7 @@ class Recovery:
 def contributions(damage: Damage, picked: Picked) -> tuple[float, ...]:
     """`[axes + precisions]`: the damage of each width choice, and the sum of that of all linears at each precision."""
     table = damage.table
-    widths = [float(getattr(table, axis)[getattr(picked, axis)]) for axis in WIDTHS]
+    widths = [damage.of_width(picked, axis) for axis in WIDTHS]
     kept = (damage.block_rank < damage.depths[picked.depth]).nonzero()[:, 0].tolist()
     by_precision = np.zeros(table.precision.shape[-1])
     for block in kept:

@@ -6,16 +6,20 @@ import hashlib
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
+from typing import Any
 
-from hwfit.deploy.bundle import load_bundle, quantise_bundle, save_bundle
+from hwfit.deploy.bundle import Bundle, load_bundle, quantise_bundle, save_bundle
 from hwfit.errors import HwfitError
 from hwfit.files import write_text
 from hwfit.latency_models.whole import WholeModel
 from hwfit.progress import track
+from hwfit.search import parallel
 from hwfit.search.budget import Budget
 from hwfit.search.distil import DistilSettings, Student, distil
 from hwfit.search.feasible import refuse_infeasible
+from hwfit.search.hidden import HiddenStates
 from hwfit.search.joint import Found, Searcher, beaten, remeasure
 from hwfit.search.optimise import SearchSettings, StepLog
 from hwfit.search.study import Study
@@ -23,6 +27,8 @@ from hwfit.subnet import ModelShape, Subnet
 from hwfit.workload import Workload
 
 Measure = Callable[[Mapping[str, Subnet]], Mapping[str, Mapping[str, float]]]
+MARK = "distilled.json"
+"""What the bundle in the same folder was trained as, written last."""
 
 
 @dataclass(frozen=True)
@@ -47,14 +53,17 @@ class Choice:
     @classmethod
     def load(cls, path: Path, key: str) -> Choice | None:
         """The choice in `path` if it was made under the same `key`. Raises `HwfitError` for a damaged file."""
-        if not path.exists():
-            return None
+        return cls.from_json(path.read_text(), key, str(path)) if path.exists() else None
+
+    @classmethod
+    def from_json(cls, text: str, key: str, path: str) -> Choice | None:
+        """Inverse of `to_json`; None under another `key`. Raises `HwfitError` naming `path` for a damaged text."""
         try:
-            raw = json.loads(path.read_text())
+            raw = json.loads(text)
             if raw["key"] != key:
                 return None
             budget = Budget(tuple((str(m), float(v)) for m, v in raw["budget"])) if raw["budget"] else None
-            subnet = Subnet.from_json(json.dumps(raw["subnet"]), source=str(path))
+            subnet = Subnet.from_json(json.dumps(raw["subnet"]), source=path)
             log = tuple(StepLog(**s) for s in raw["log"])
             return cls(raw["name"], raw["kind"], budget, subnet, log, raw.get("beaten_by"))
         except (ValueError, KeyError, TypeError) as error:
@@ -76,28 +85,65 @@ def search_front(
 
     Results are re-measured with `measure(name -> subnet) -> name -> {phase: seconds}` and repaired until they meet
     their budgets as measured. Raises `HwfitError` before any training if no subnet keeps a budget.
+    Killed and called again, it goes on from its checkpoints to the same result. Under torchrun all processes train;
+    the first one alone measures, and its choices are all processes'.
     """
     sequential = sequential or {}
     wanted = {**budgets, **sequential}
-    key = digest(study, workload, settings, [(n, str(b)) for n, b in wanted.items()])
+    asked = [(n, str(b)) for n, b in wanted.items()]
+    key, resume_key = (digest(study, workload, s, asked) for s in (settings, settings.training()))
     paths = {name: folder / "found" / f"{name}.json" for name in wanted}
     kept = {name: choice for name, path in paths.items() if (choice := Choice.load(path, key))}
-    if len(kept) == len(wanted):
+    if parallel.from_first(lambda: len(kept) == len(wanted)):
+        parallel.wait()
         return {name: kept[name] for name in wanted}
 
     refuse_infeasible(wanted.values(), study.space, latency, workload)
     searcher = Searcher(study, latency, workload, settings, folder / "checkpoints", progress)
-    searcher.train_supernet(key)
-    found: dict[str, Found] = {name: searcher.find(name, budget, key) for name, budget in budgets.items()}
-    found |= {name: searcher.find_sequential(name, budget, key) for name, budget in sequential.items()}
-    found = remeasure(searcher, found, measure, settings.remeasure_rounds)
-    worse = beaten(searcher, {name: found[name] for name in budgets})
-    out = {}
-    for name, f in found.items():
-        kind = "sequential" if name in sequential else "joint"
-        out[name] = Choice(name, kind, f.budget, f.subnet, f.log, worse.get(name))
-        write_text(paths[name], out[name].to_json(key))
-    return out
+    searcher.train_supernet(resume_key)
+    found: dict[str, Found] = {name: searcher.find(name, budget, resume_key) for name, budget in budgets.items()}
+    found |= {name: searcher.find_sequential(name, budget, resume_key) for name, budget in sequential.items()}
+    remembered = remembering(measure, folder / "checkpoints" / "measured.json", resume_key)
+
+    def settled() -> dict[str, str]:
+        last = remeasure(searcher, found, remembered, settings.remeasure_rounds)
+        worse = beaten(searcher, {name: last[name] for name in budgets})
+        out = {}
+        for name, f in last.items():
+            kind = "sequential" if name in sequential else "joint"
+            out[name] = Choice(name, kind, f.budget, f.subnet, f.log, worse.get(name)).to_json(key)
+            write_text(paths[name], out[name])
+        return out
+
+    texts = parallel.from_first(settled)
+    told = {name: Choice.from_json(texts[name], key, str(paths[name])) for name in wanted}
+    return {name: choice for name, choice in told.items() if choice}
+
+
+def remembering(measure: Measure, path: Path, key: str) -> Measure:
+    """`measure` whose finished calls are kept in `path` in their order: a killed run that asks the same again gets
+    the same answers, so that it ends where it would have ended."""
+    known: list[dict[str, Any]] = []
+    if path.exists():
+        try:
+            raw = json.loads(path.read_text())
+            known = raw["calls"] if raw["key"] == key else []
+        except (ValueError, KeyError, TypeError) as error:
+            raise HwfitError(f"{path}: damaged ({error}); delete it to measure again") from error
+    calls = 0
+
+    def remembered(subnets: Mapping[str, Subnet]) -> Mapping[str, Mapping[str, float]]:
+        nonlocal calls
+        asked = {name: json.loads(s.to_json()) for name, s in subnets.items()}
+        if not (calls < len(known) and known[calls]["asked"] == asked):
+            del known[calls:]
+            told = {name: dict(times) for name, times in measure(subnets).items()}
+            known.append({"asked": asked, "told": told})
+            write_text(path, json.dumps({"key": key, "calls": known}))
+        calls += 1
+        return known[calls - 1]["told"]
+
+    return remembered
 
 
 def distil_all(
@@ -109,36 +155,55 @@ def distil_all(
     progress: bool = True,
 ) -> dict[str, Path]:
     """A bundle folder for each choice under `folder/subnets`, distilled from the original unless `trained` says no."""
+    parallel.share(settings.sequences)  # refuses a batch that cannot be shared, before anything is trained
     out = {}
     with track(settings.steps * len(choices), "Distilling", progress) as advance:
         for name, choice in choices.items():
-            target = folder / "subnets" / name
-            key = digest(study, settings, choice.subnet.to_json(), (trained or {}).get(name, True))
-            out[name] = target
-            mark = target / "distilled.json"
-            if mark.exists() and json.loads(mark.read_text())["key"] == key:
-                load_bundle(target)
+            out[name] = folder / "subnets" / name
+            train = (trained or {}).get(name, True)
+            keys = [digest(study, s, choice.subnet.to_json(), train) for s in (settings, settings.training())]
+            if parallel.from_first(partial(_finished, out[name], keys[0])):
                 advance(settings.steps)
                 continue
-            losses: list[float] = []
-            if (trained or {}).get(name, True):
-                student = Student(study.ordered, study.config, choice.subnet, study.dtype)
+
+            def step(steps: float = 1.0, note: str | None = None, name: str = name) -> None:
+                advance(steps, note=f"{name} {note or ''}")
+
+            if train:
                 checkpoint = folder / "checkpoints" / f"distil-{name}.safetensors"
-
-                def step(steps: float = 1.0, note: str | None = None, name: str = name) -> None:
-                    advance(steps, note=f"{name} {note or ''}")
-
-                losses = distil(student, study.train, settings, checkpoint, key, step)
-                bundle = student.bundle()
-                checkpoint.unlink(missing_ok=True)
+                bundle, losses = _distilled(study, choice.subnet, settings, checkpoint, keys[1], step)
             else:
                 shape, o = ModelShape.from_config(study.config), study.ordered
                 weights, energy = ({n: t.cpu() for n, t in of.items()} for of in (o.weights, o.energy))
-                bundle = quantise_bundle(weights, shape, study.config, choice.subnet, energy)
+                bundle, losses = quantise_bundle(weights, shape, study.config, choice.subnet, energy), []
                 advance(settings.steps)
-            save_bundle(bundle, target)
-            write_text(mark, json.dumps({"key": key, "losses": losses}))
+            if parallel.first():
+                save_bundle(bundle, out[name])
+                write_text(out[name] / MARK, json.dumps({"key": keys[0], "losses": losses}))
+                (folder / "checkpoints" / f"distil-{name}.safetensors").unlink(missing_ok=True)
+            parallel.wait()
     return out
+
+
+def _distilled(
+    study: Study, subnet: Subnet, settings: DistilSettings, checkpoint: Path, key: str, advance: Callable[..., None]
+) -> tuple[Bundle, list[float]]:
+    student = Student(study.ordered, study.config, subnet, study.dtype, settings.pairs, settings.recompute)
+    hidden = HiddenStates(study.ordered, study.config, subnet, study.dtype) if settings.hidden else None
+    losses = distil(student, study.train, settings, checkpoint, key, advance, hidden)
+    return student.bundle(), losses
+
+
+def _finished(folder: Path, key: str) -> bool:
+    """Whether the bundle is there and whole. Raises `HwfitError` if it is damaged."""
+    mark = folder / MARK
+    try:
+        done = mark.exists() and json.loads(mark.read_text())["key"] == key
+    except (ValueError, KeyError, TypeError) as error:
+        raise HwfitError(f"{mark}: damaged ({error}); delete it to distil again") from error
+    if done:
+        load_bundle(folder)
+    return done
 
 
 def digest(study: Study, *parts: object) -> str:

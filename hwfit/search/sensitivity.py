@@ -36,24 +36,26 @@ class Damage:
         rows = (choices.precision * self.table.precision).sum((-1, -2))  # [blocks]
         if choices.mlp_by_block:
             rows = rows + (choices.mlp * self.table.mlp).sum(-1)
-        single = sum((getattr(choices, a) * getattr(self.table, a)).sum() for a in self._single)
+        axes = [axis for axis in (*WIDTHS, "lm_head") if axis != "mlp" or not choices.mlp_by_block]
+        single = sum((getattr(choices, axis) * getattr(self.table, axis)).sum() for axis in axes)
         return single + (keep * rows).sum()
 
     def of(self, picked: Picked) -> float:
         """The additive damage of one pick, in nats a token."""
-        kept = (self.block_rank < self.depths[picked.depth])[:, None]  # [blocks, 1]
         chosen = torch.tensor(picked.precision)[..., None]  # [blocks, 7, 1]
-        rows = self.table.precision.gather(-1, chosen)[..., 0] * kept
-        single = sum(float(getattr(self.table, a)[getattr(picked, a)]) for a in self._single)
-        if self.table.mlp_by_block:
-            widths = self.table.mlp.gather(-1, torch.tensor(picked.mlp)[:, None])  # [blocks, 1]
-            single += float((widths * kept).sum())
+        rows = self.table.precision.gather(-1, chosen)[..., 0] * self._kept(picked)[:, None]
+        single = sum(self.of_width(picked, axis) for axis in WIDTHS) + float(self.table.lm_head[picked.lm_head])
         return single + float(rows.sum())
 
-    @property
-    def _single(self) -> list[str]:
-        """The axes with one choice for the whole model."""
-        return [axis for axis in (*WIDTHS, "lm_head") if axis != "mlp" or not self.table.mlp_by_block]
+    def of_width(self, picked: Picked, axis: str) -> float:
+        """What one axis adds; an MLP width of a block's own, if the block is kept."""
+        table, choice = getattr(self.table, axis), getattr(picked, axis)
+        if isinstance(choice, int):
+            return float(table[choice])
+        return float((table.gather(-1, torch.tensor(choice)[:, None])[:, 0] * self._kept(picked)).sum())
+
+    def _kept(self, picked: Picked) -> Tensor:
+        return self.block_rank < self.depths[picked.depth]  # [blocks]
 
 
 def full(supernet: Supernet) -> Choices:
@@ -146,7 +148,7 @@ def fisher_shares(
         for p, choice in enumerate(space.precisions):
             if choice.weight_bits == 32:
                 continue
-            moved = F.linear(fake_quantise_activations(x, choice), linear.bank[p]) - y
+            moved = F.linear(fake_quantise_activations(x, choice), linear.copy(p)) - y
             share = (y.grad.float() * moved.float()).sum(-1).square().sum()
             if name == "lm_head":
                 lm_head[p] = share

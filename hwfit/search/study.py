@@ -12,9 +12,12 @@ import torch
 from torch import Tensor
 
 from hwfit.errors import HwfitError, nearest, raise_all
+from hwfit.files import write_text
 from hwfit.kernels.cuda_env import torch_problems
+from hwfit.models.generate import SELF_GENERATED, generated
 from hwfit.models.llama import load_config, load_shape, load_tokenizer, load_weights
 from hwfit.models.text import pack_tokens, train_texts
+from hwfit.search import parallel
 from hwfit.search.forward import CPU
 from hwfit.search.importance import Ordered, measure_importance, order_model
 from hwfit.search.teacher import Targets, make_targets
@@ -52,23 +55,23 @@ def prepare(
     model: Path,
     settings: StudySettings,
     cache_dir: Path,
-    text: Path | None = None,
+    data: Path | str | None = None,
     progress: bool = True,
     device: torch.device = CPU,
 ) -> Study:
     """Read the model, order it by importance, and collect the original's answers (kept under `cache_dir`), on `device`.
 
-    `text` is a file of the user's own training documents; by default the train splits of the offline pack.
-    Raises `HwfitError` if there are too few documents.
+    `data` is a file of the user's own training documents, a hub data set's id, or `self-generated`: what the original
+    itself writes; by default the train splits of the offline pack. Raises `HwfitError` if there are too few tokens.
     """
     rows = settings.train + settings.validation
-    texts = train_texts(text, seed=settings.seed, progress=progress)
-    ids = pack_tokens(texts, load_tokenizer(model), rows * settings.seq, settings.seq)
-    if len(ids) < rows:
-        raise HwfitError(
-            f"training text holds {len(ids)} sequences of {settings.seq} tokens, the search needs {rows}; "
-            "give more documents, or fewer and shorter sequences"
+    if data == SELF_GENERATED:
+        ids = parallel.in_turn(
+            lambda: generated(model, rows, settings.seq, cache_dir, settings.seed, progress, device=device)
         )
+    else:
+        texts = train_texts(data, seed=settings.seed, progress=progress)
+        ids = pack_tokens(texts, load_tokenizer(model), rows * settings.seq, settings.seq)
     return study_of(model, ids, settings, cache_dir, progress, device)
 
 
@@ -82,11 +85,12 @@ def study_of(
 ) -> Study:
     """`prepare` for token ids `[train + validation, seq]` that are there already; no tokenizer is needed."""
     config, shape = load_config(model), load_shape(model)
-    weights = {name: w.to(device) for name, w in load_weights(model).items()}
+    weights = load_weights(model)
+    weights = {name: weights.pop(name).to(device) for name in tuple(weights)}
     ids, rows = ids.to(device), settings.train + settings.validation
     importance = measure_importance(weights, config, ids[: settings.calibration], progress)
-    ordered = order_model(weights, shape, importance)
-    dtype = fast_dtype(device)
+    ordered = order_model(weights, shape, importance, take=True)
+    dtype = kept_dtype(cache_dir / "dtype.txt", device)
     targets = make_targets(ordered.weights, config, ids, dtype=dtype, cache=cache_dir, progress=progress)
     space = Space.default(shape)
     return Study(
@@ -108,6 +112,20 @@ def training_device(name: str | None) -> torch.device:
         raise HwfitError(f"--train-on '{name}' is unknown; {nearest(name, TRAIN_ON)}")
     raise_all(torch_problems("--train-on") if name == "cuda" else [])
     return torch.device(name)
+
+
+def kept_dtype(path: Path, device: torch.device) -> torch.dtype:
+    """`fast_dtype` as the run found it when it began: a resumed run, and all its processes, compute in the same."""
+    names = {str(dtype).removeprefix("torch."): dtype for dtype in (torch.float32, torch.bfloat16)}
+
+    def found() -> str:
+        kept = path.read_text().strip() if path.exists() else ""
+        if kept not in names:
+            kept = str(fast_dtype(device)).removeprefix("torch.")
+            write_text(path, kept)
+        return kept
+
+    return names[parallel.from_first(found)]
 
 
 @cache

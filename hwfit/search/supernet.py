@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -13,12 +14,14 @@ from hwfit.kernels.quantise import fake_quantise, minmax_grid
 from hwfit.latency_models.differentiable import Choices
 from hwfit.progress import track
 from hwfit.search.forward import Attention, decoder, rms_norm, weight_name
-from hwfit.search.masks import Masks, keep_gates, soft_masks
+from hwfit.search.masks import head_size_cuts, keep_gates, masked, soft_masks
 from hwfit.search.mixing import ActivationMix, MixedLinear
 from hwfit.space import LINEAR_WIDTHS, Space
 from hwfit.subnet import LINEARS
 
 Watch = Callable[[int, str, Tensor, Tensor], None]
+CUT = "o_proj"
+"""The linear whose groups of inputs a smaller head size cuts through."""
 
 
 class Supernet(nn.Module):
@@ -27,7 +30,8 @@ class Supernet(nn.Module):
     `weights` are in importance order (see `importance.order_model`), so every subnet is a prefix;
     `block_order` lists block indices, most important first; `energy` maps module names to the mean square of
     each input channel and weights the quantisers' clip search. Everything lives where `weights` do; `choices` may come
-    from the CPU, where reading them does not wait for a GPU.
+    from the CPU, where reading them does not wait for a GPU. With `recompute`, backwards runs every block again in
+    place of remembering it: about a third more time, and the memory of one block.
     """
 
     def __init__(
@@ -40,9 +44,10 @@ class Supernet(nn.Module):
         rank: int = 8,
         dtype: torch.dtype = torch.float32,
         progress: bool = False,
+        recompute: bool = False,
     ):
         super().__init__()
-        self.space, self.dtype = space, dtype
+        self.space, self.dtype, self.recompute = space, dtype, recompute
         self.device = weights["model.embed_tokens.weight"].device
         self.rank_of = {block: rank for rank, block in enumerate(block_order)}
         s = space.shape
@@ -54,17 +59,32 @@ class Supernet(nn.Module):
         self.embed = embed.to(dtype)
         self.gains = {name: w.float() for name, w in weights.items() if name.endswith("norm.weight")}
         self.linears = nn.ModuleDict()
-        self.activations = ActivationMix(space.precisions)
+        self.activations = ActivationMix(space.precisions, self.device)
         self.names = [(b, name) for b in range(s.blocks) for name in LINEARS] + [(-1, "lm_head")]
+        self.cuts = self.cuts_of(space, self.device)
         with track(len(self.names), "Quantising the supernet", progress) as advance:
             for seed, (block, name) in enumerate(self.names):
                 module = weight_name(block, name)
                 linear = MixedLinear(
-                    weights[f"{module}.weight"], space.precisions, energy[module] if energy else None, rank, seed
+                    weights[f"{module}.weight"],
+                    space.precisions,
+                    energy[module] if energy else None,
+                    rank,
+                    seed,
+                    self.cuts if name == CUT else (),
                 )
                 linear.refresh(dtype)
                 self.linears[_key(block, name)] = linear
                 advance()
+
+    @staticmethod
+    def cuts_of(space: Space, device: torch.device) -> list[Tensor]:
+        """What each head size keeps of `o_proj`'s inputs, if there are groups for a choice of it to cut through.
+
+        Precisions without groups keep the scale of the whole row at every width.
+        """
+        cut = space.head_size != (space.shape.head_size,) and any(p.group for p in space.precisions)
+        return [kept.to(device) for kept in head_size_cuts(space)] if cut else []
 
     def refresh(self) -> None:
         """Requantise after a weight step."""
@@ -81,58 +101,96 @@ class Supernet(nn.Module):
     def forward(self, ids: Tensor, choices: Choices, watch: Watch | None = None) -> Tensor:
         """Logits `[batch, seq, vocab]` of the mix `choices`; blocks whose gate is 0 are not run.
 
-        `watch(block, linear, x, y)` observes every linear's masked input and its output.
+        `watch(block, linear, x, y)` observes every linear's masked input and its output; nothing is run again then.
         """
-        c = choices
-        masks = soft_masks(self.space, c.hidden, c.heads, c.head_size, c.mlp)
-        masks = Masks(*(getattr(masks, w).to(self.device, self.dtype) for w in ("hidden", "q", "kv", "mlp")))
-        gates = keep_gates(c.depth, self.space.depth, self.space.shape.blocks)
-        open_gates = gates.tolist()
-        kept = [b for b in range(self.space.shape.blocks) if open_gates[self.rank_of[b]] > 0]
-        scales = gates.to(self.device, self.dtype)
-        certain = _certain(c)
-        alphas = {name: c.precision[:, i].to(self.device) for i, name in enumerate(LINEARS)}
-        alphas["lm_head"] = c.lm_head[None].to(self.device)
-
-        def project(block: int, names: tuple[str, ...], x: Tensor) -> list[Tensor]:
-            inner = masks.of(LINEAR_WIDTHS[names[0]][1], block)
-            x = x if inner is None else x * inner
-            chosen = {name: certain[block, name] for name in names} if certain else {}
-            schemes = {self.activations.schemes[i] for i in chosen.values()} or set(self.activations.schemes)
-            quantised = {scheme: self.activations.quantised(x, scheme) for scheme in schemes}
-            out = []
-            for name in names:
-                linear = self.linear(block, name)
-                if name in chosen:
-                    y = F.linear(quantised[self.activations.schemes[chosen[name]]], linear.bank[chosen[name]])
-                else:
-                    alpha = alphas[name][block]
-                    y = F.linear(self.activations.mixed(x, quantised, alpha), linear.mixed(alpha))
-                if watch:
-                    watch(block, name, x, y)
-                outer = masks.of(LINEAR_WIDTHS[name][0], block)
-                out.append(y if outer is None else y * outer)
-            return out
-
-        def norm(block: int, name: str, x: Tensor) -> Tensor:
-            return rms_norm(x, self.gains[f"model.layers.{block}.{name}.weight"] * masks.hidden, self.eps)
-
-        def gate(block: int) -> Tensor:
-            return scales[self.rank_of[block]]
-
-        x = F.embedding(ids, self.embed) * masks.hidden
-        x = decoder(x, kept, self.attention, project, norm, gate)
-        x = rms_norm(x, self.gains["model.norm.weight"] * masks.hidden, self.eps)
-        return project(-1, ("lm_head",), x)[0]
+        mix = Mix(self, choices, watch)
+        x = masked(F.embedding(ids, self.embed), mix.masks.hidden)
+        recompute = self.recompute and watch is None
+        x = decoder(x, mix.blocks, self.attention, mix.project, mix.norm, mix.gate, recompute=recompute)
+        return mix.project(-1, ("lm_head",), rms_norm(x, self.gains["model.norm.weight"], self.eps))[0]
 
 
-def _certain(choices: Choices) -> dict[tuple[int, str], int] | None:
-    """The chosen precision of every linear where each is certain and no gradient is asked for, else None."""
-    if torch.is_grad_enabled() or not bool((choices.precision.amax(-1) == 1).all() & (choices.lm_head.amax() == 1)):
+class Mix:
+    """One mix of a supernet's subnets: what `choices` come to as masks, gates and shares, on the supernet's device."""
+
+    def __init__(self, net: Supernet, choices: Choices, watch: Watch | None = None):
+        c, space, blocks = choices, net.space, net.space.shape.blocks
+        self.net, self.watch = net, watch
+        masks = soft_masks(space, c.hidden, c.heads, c.head_size, c.mlp)
+        self.masks = masks.map(lambda t: t.to(net.device, net.dtype))
+        gates = keep_gates(c.depth, space.depth, blocks)
+        opened = gates.tolist()
+        self.blocks = [b for b in range(blocks) if opened[net.rank_of[b]] > 0]
+        self.scales = gates.to(net.device, net.dtype)
+        self.certain = _certain(c, bool(net.cuts))
+        self.head_size = c.head_size.to(net.device)
+        rows = c.precision.expand(-1, len(LINEARS), -1)  # a row by linear where a block has one for all
+        self.alphas = {name: rows[:, i].to(net.device) for i, name in enumerate(LINEARS)}
+        self.alphas["lm_head"] = c.lm_head[None].to(net.device)
+
+    def project(self, block: int, names: tuple[str, ...], x: Tensor) -> list[Tensor]:
+        """What the mixed linears `names` of a block make of `x[batch, seq, k]`, which follows a norm or a linear.
+
+        After a norm the mask counts twice, for the norm's gains are mixed as well.
+        """
+        mask = self.inner(block, names[0])
+        if mask is not None and LINEAR_WIDTHS[names[0]][1] == "hidden":
+            mask = mask * mask
+        return self.linears(block, names, masked(x, mask))
+
+    def inner(self, block: int, name: str) -> Tensor | None:
+        """The mask of a linear's inputs; the copies of a cut hold the choice of head size themselves."""
+        cut = name == CUT and self.net.cuts
+        return self.masks.heads if cut else self.masks.of(LINEAR_WIDTHS[name][1], block)
+
+    def linears(self, block: int, names: tuple[str, ...], x: Tensor) -> list[Tensor]:
+        """The mixed and masked outputs of linears whose common input is masked already."""
+        net, cuts = self.net, self.net.cuts if CUT in names else []
+        out: list[Tensor] = []
+        cut = self.head_size if cuts else None
+        rounded = [] if self.certain else net.activations.every(x, cuts)
+        known: dict[int, Tensor] = {}
+        for name in names:
+            linear = net.linear(block, name)
+            if self.certain:
+                p, size = self.certain.precision[block, name], self.certain.head_size if cuts else 0
+                kind = net.activations.kinds.of[p]
+                if kind not in known:
+                    known[kind] = net.activations.rounded(x, kind, cuts[size] if cuts else None)
+                y = F.linear(known[kind], linear.copy(p, size))
+            else:
+                alpha = self.alphas[name][block]
+                y = linear(net.activations.mixed(x, rounded, alpha, cut), alpha, cut)
+            if self.watch:
+                self.watch(block, name, x, y)
+            out.append(masked(y, self.masks.of(LINEAR_WIDTHS[name][0], block)))
+        return out
+
+    def norm(self, block: int, name: str, x: Tensor) -> Tensor:
+        """RMSNorm; `project` masks its gains together with the inputs of what follows."""
+        return rms_norm(x, self.net.gains[f"model.layers.{block}.{name}.weight"], self.net.eps)
+
+    def gate(self, block: int) -> Tensor:
+        """Probability that a block is kept."""
+        return self.scales[self.net.rank_of[block]]
+
+
+@dataclass(frozen=True)
+class _Certain:
+    """The chosen precision of every linear, and the chosen head size."""
+
+    precision: Mapping[tuple[int, str], int]
+    head_size: int
+
+
+def _certain(choices: Choices, cuts: bool) -> _Certain | None:
+    """What is chosen where that is certain for every linear and no gradient is asked for, else None."""
+    asked = [choices.precision.amax(-1), choices.lm_head.amax()[None]] + [choices.head_size.amax()[None]] * cuts
+    if torch.is_grad_enabled() or not all(bool((t == 1).all()) for t in asked):
         return None
-    rows = choices.precision.argmax(-1).tolist()
+    rows = choices.precision.expand(-1, len(LINEARS), -1).argmax(-1).tolist()
     chosen = {(b, name): i for b, row in enumerate(rows) for name, i in zip(LINEARS, row, strict=True)}
-    return chosen | {(-1, "lm_head"): int(choices.lm_head.argmax())}
+    return _Certain(chosen | {(-1, "lm_head"): int(choices.lm_head.argmax())}, int(choices.head_size.argmax()))
 
 
 def _key(block: int, name: str) -> str:

@@ -11,10 +11,13 @@ from typing import Any
 import safetensors.torch
 import torch
 import torch.nn.functional as F
+from safetensors import SafetensorError
 from torch import Tensor
 
+from hwfit.errors import HwfitError
 from hwfit.files import replacing
 from hwfit.progress import track
+from hwfit.search import parallel
 from hwfit.search.forward import Attention, plain_forward
 from hwfit.subnet import ModelShape
 
@@ -47,7 +50,7 @@ def make_targets(
 ) -> Targets:
     """Run the original over `ids[n, seq]` on the device that holds both.
 
-    With `cache`, finished sequences survive a kill and are not run again.
+    With `cache`, finished sequences survive a kill and are not run again, and processes share the work.
     """
     shape = ModelShape.from_config(config)
     attention = Attention.of(shape.heads, shape.kv_heads, shape.head_size, config)
@@ -55,23 +58,43 @@ def make_targets(
     digest = hashlib.sha256(ids.cpu().numpy().tobytes() + str((top, dtype)).encode()).hexdigest()[:16]
     chunk = 8
     parts = []
+
+    def answers(start: int) -> dict[str, Tensor]:
+        path = cache / f"teacher-{digest}-{start}.safetensors" if cache else None
+        if path and (kept := _kept(path, ids.device)):
+            return kept
+        rows = ids[start : start + chunk]
+        hidden = plain_forward(rows, cast, attention, shape.blocks, float(config["rms_norm_eps"]))
+        logits = F.linear(hidden, cast["lm_head.weight"]).float()
+        logprob, index = logits.log_softmax(-1).topk(min(top, shape.vocab), -1)
+        part = {"index": index.int(), "logprob": logprob.contiguous()}
+        if path:
+            with replacing(path) as temporary:
+                safetensors.torch.save_file({n: t.cpu() for n, t in part.items()}, temporary)
+        return part
+
+    starts = range(0, len(ids), chunk)
     with track(len(ids), "Original model's answers", progress) as advance:
-        for start in range(0, len(ids), chunk):
-            rows = ids[start : start + chunk]
-            path = cache / f"teacher-{digest}-{start}.safetensors" if cache else None
-            if path and path.exists():
-                part = safetensors.torch.load_file(path, str(ids.device))
-            else:
-                hidden = plain_forward(rows, cast, attention, shape.blocks, float(config["rms_norm_eps"]))
-                logits = F.linear(hidden, cast["lm_head.weight"]).float()
-                logprob, index = logits.log_softmax(-1).topk(min(top, shape.vocab), -1)
-                part = {"index": index.int(), "logprob": logprob.contiguous()}
-                if path:
-                    with replacing(path) as temporary:
-                        safetensors.torch.save_file({n: t.cpu() for n, t in part.items()}, temporary)
-            parts.append(part)
-            advance(len(rows))
+        if cache and parallel.ranks() > 1:
+            for start in starts[parallel.rank() :: parallel.ranks()]:
+                answers(start)
+                advance(chunk)
+            parallel.wait()
+        for start in starts:
+            parts.append(answers(start))
+            advance(len(ids[start : start + chunk]) if parallel.ranks() == 1 else 0)
     return Targets(ids, torch.cat([p["index"] for p in parts]).long(), torch.cat([p["logprob"] for p in parts]))
+
+
+def _kept(path: Path, device: torch.device) -> dict[str, Tensor] | None:
+    """Answers that an earlier run wrote. Raises `HwfitError` for a damaged file."""
+    if not path.exists():
+        return None
+    try:
+        part = safetensors.torch.load_file(path, str(device))
+        return {name: part[name] for name in ("index", "logprob")}
+    except (SafetensorError, KeyError, OSError) as error:
+        raise HwfitError(f"{path}: damaged answers of the original ({error}); delete it to ask again") from error
 
 
 def distillation_loss(logits: Tensor, targets: Targets) -> Tensor:

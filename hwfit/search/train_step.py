@@ -11,7 +11,7 @@ from torch import Tensor
 from hwfit.search.teacher import Targets
 
 Step = Callable[[Targets], Tensor]
-"""Updates the parameters in place and returns the loss before the update, a tensor on the device."""
+"""Updates the parameters in place and returns what was seen before the update, a tensor on the device."""
 EAGER_STEPS = 3
 """Steps run as they are before one is recorded: they create what a recording may not (moments, library handles)."""
 
@@ -27,29 +27,29 @@ def training_stream(device: torch.device) -> AbstractContextManager[object]:
 
 
 class Stepper:
-    """Calls `step`; on a GPU from the fourth call on replays it (batches must keep their shape)."""
+    """Calls `step`; if `recorded`, on a GPU, from the fourth call on replays it (batches must keep their shape)."""
 
-    def __init__(self, step: Step, device: torch.device):
-        self.step, self.device, self.calls = step, device, 0
+    def __init__(self, step: Step, device: torch.device, recorded: bool):
+        self.step, self.device, self.recorded, self.calls = step, device, recorded, 0
         self.rows: Targets | None = None  # what the recorded step reads
-        self.loss = torch.empty(0)
+        self.seen = torch.empty(0)
         self.graph: torch.cuda.CUDAGraph | None = None
 
     def __call__(self, rows: Targets) -> Tensor:
         self.calls += 1
-        if self.device.type != "cuda" or self.calls <= EAGER_STEPS:
+        if not self.recorded or self.calls <= EAGER_STEPS:
             return self.step(rows)
         if self.graph is None or self.rows is None:
             self.rows = Targets(rows.ids.clone(), rows.index.clone(), rows.logprob.clone())
             graph = torch.cuda.CUDAGraph()
             with torch.cuda.graph(graph, stream=torch.cuda.current_stream(self.device)):
-                self.loss = self.step(self.rows)
+                self.seen = self.step(self.rows)
             self.graph = graph  # recording does not run it
         else:
             for to, source in zip(_tensors(self.rows), _tensors(rows), strict=True):
                 to.copy_(source)
         self.graph.replay()
-        return self.loss
+        return self.seen
 
 
 def _tensors(rows: Targets) -> tuple[Tensor, ...]:

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
+
+import safetensors.torch
 import torch
 from torch import Tensor
 
@@ -63,3 +67,11 @@ def tiny_space(*precisions: str) -> Space:
         precisions=tuple(map(Precision.parse, precisions or ("w32", "w8a8g32", "w4a8g32"))),
         embed=Precision.parse("w32"),
     )
+
+
+def write_model(folder: Path) -> Path:
+    """`random_weights` as a model directory (without tokenizer)."""
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "config.json").write_text(json.dumps(CONFIG))
+    safetensors.torch.save_file(random_weights(), folder / "model.safetensors")
+    return folder

@@ -1,0 +1,1 @@
+"""What mixing width choices costs: factorised masks against loops and stacked masks. See `__main__`."""

@@ -1,0 +1,73 @@
+"""Training: what a user sets of a search's own training, as one value; checked before anything starts."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+from hwfit.errors import nearest, raise_all
+from hwfit.search.distil import METHODS, DistilSettings
+from hwfit.search.optimise import SearchSettings
+from hwfit.search.steps_log import tensorboard_problems
+
+
+@dataclass(frozen=True)
+class Training:
+    """Steps, rates and memory; None keeps the stage's default."""
+
+    steps: int = 16
+    distil_steps: int = 28
+    sequences: int | None = None
+    lr: float | None = None
+    supernet_lr: float | None = None
+    architecture_lr: float | None = None
+    distil: str = "full"
+    hidden: float = 0.0
+    recompute: bool = False
+    checkpoint_minutes: float = 5.0
+    tensorboard: bool = False
+
+    def check(self) -> None:
+        """Raises `HwfitError` listing every value that is not allowed."""
+        problems = tensorboard_problems(self.tensorboard)
+        if self.distil not in METHODS:
+            problems.append(f"--distil '{self.distil}' is unknown; {nearest(self.distil, METHODS)}")
+        for flag, rate in {
+            "lr": self.lr,
+            "supernet-lr": self.supernet_lr,
+            "architecture-lr": self.architecture_lr,
+        }.items():
+            if rate is not None and not 0 < rate < 10:
+                problems.append(f"--{flag} {rate} must be above 0 and below 10")
+        if self.sequences is not None and self.sequences < 1:
+            problems.append(f"--sequences {self.sequences} must be at least 1")
+        if self.hidden < 0:
+            problems.append(f"--hidden {self.hidden} must be 0 or more")
+        if self.checkpoint_minutes < 0:
+            problems.append(f"--checkpoint-minutes {self.checkpoint_minutes} must be 0 or more; 0 is by steps alone")
+        raise_all(problems)
+
+    def search_settings(self) -> SearchSettings:
+        default = SearchSettings()
+        return replace(
+            default,
+            steps=self.steps,
+            sequences=self.sequences or default.sequences,
+            lr_weights=self.supernet_lr or default.lr_weights,
+            lr_architecture=self.architecture_lr or default.lr_architecture,
+            checkpoint_minutes=self.checkpoint_minutes,
+            tensorboard=self.tensorboard,
+        )
+
+    def distil_settings(self) -> DistilSettings:
+        default = DistilSettings()
+        return replace(
+            default,
+            steps=self.distil_steps,
+            sequences=self.sequences or default.sequences,
+            lr=self.lr or default.lr,
+            method="lora" if self.distil == "lora" else "full",
+            hidden=self.hidden,
+            recompute=self.recompute,
+            checkpoint_minutes=self.checkpoint_minutes,
+            tensorboard=self.tensorboard,
+        )

@@ -1,0 +1,77 @@
+"""Two processes under torchrun (gloo, FSDP2) train what one process trains."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import safetensors.torch
+import torch
+
+from hwfit.errors import HwfitError
+from hwfit.search import parallel
+from hwfit.search.steps_log import read_steps
+
+JOB = Path(__file__).with_name("search_job.py")
+STAGES = ("supernet", "search-a", "distil-a")
+
+
+def job(out: Path, *arguments: str, processes: int = 1) -> None:
+    """`search_job.py` alone, or as that many processes of torchrun."""
+    start = [sys.executable]
+    if processes > 1:
+        start += ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes)]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(
+        [*start, str(JOB), str(out), *arguments], capture_output=True, text=True, env=environment, timeout=300
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def weights(out: Path) -> dict[str, torch.Tensor]:
+    return safetensors.torch.load_file(out / "subnets" / "a" / "model.safetensors")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("rules", [(), ("--method", "lora", "--hidden", "0.5")], ids=["full", "lora and hidden"])
+def test_two_processes_equal_one(tmp_path: Path, rules: tuple[str, ...]):
+    one, two = tmp_path / "one", tmp_path / "two"
+    job(one / "run", *rules)
+    job(two / "run", *rules, processes=2)
+    for stage in STAGES:
+        alone, together = (read_steps(out / "run" / "logs" / f"{stage}.csv") for out in (one, two))
+        assert len(alone) >= 3
+        for a, b in zip(alone, together, strict=True):
+            assert {n: v for n, v in b.items() if n != "tokens_per_s"} == pytest.approx(
+                {n: v for n, v in a.items() if n != "tokens_per_s"}, abs=1e-4
+            )
+    found = [json.loads((out / "run" / "found" / "a.json").read_text())["subnet"] for out in (one, two)]
+    assert found[0] == found[1]
+    ours, theirs = weights(one / "run"), weights(two / "run")
+    for name, tensor in ours.items():
+        if tensor.is_floating_point():
+            assert torch.allclose(tensor, theirs[name], atol=1e-4), name
+
+
+@pytest.mark.slow
+def test_a_killed_pair_of_processes_goes_on_as_one(tmp_path: Path):
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    job(whole / "run")
+    with pytest.raises(AssertionError):
+        job(killed / "run", "--die-at", "distil-a:3", processes=2)
+    job(killed / "run")
+    steps = [read_steps(out / "run" / "logs" / "distil-a.csv") for out in (whole, killed)]
+    assert [row["loss"] for row in steps[1]] == pytest.approx([row["loss"] for row in steps[0]], abs=1e-4)
+
+
+def test_a_batch_that_does_not_divide_is_refused(monkeypatch: pytest.MonkeyPatch):
+    assert parallel.share(4) == slice(0, 4)
+    monkeypatch.setattr(parallel, "ranks", lambda: 3)
+    monkeypatch.setattr(parallel, "rank", lambda: 1)
+    assert parallel.share(6) == slice(2, 4)
+    with pytest.raises(HwfitError, match="4 does not divide among 3 processes; allowed: multiples, as 3 or 6"):
+        parallel.share(4)
