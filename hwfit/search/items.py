@@ -20,6 +20,8 @@ Index = NDArray[np.intp]
 MLP = LINEARS[4:]
 PRICES = np.concatenate([[0.0], np.logspace(-5, 7, 145)])
 """Nats for a whole limit, from nothing to more than any damage."""
+UNDOMINATED = 1024
+"""Options of an MLP up to which all are compared with each other."""
 
 
 @dataclass(frozen=True)
@@ -96,7 +98,8 @@ def padded(table: Array, options: int) -> Array:
 def _best_at_some_price(t: Tables) -> tuple[Index, Index]:
     """MLP widths `[blocks, options]` and the precisions `[blocks, options, 3]` that go with each.
 
-    Those of least harm + price x use, for many prices of each limit and of all together.
+    Those of least harm + price x use, for many prices of each limit and of all together. Under several limits also
+    those that no other option beats in harm and in every use, if there are no more than `UNDOMINATED` options in all.
     """
     rest, limits = len(LINEARS) - len(MLP), len(t.moved)
     directions = np.concatenate([np.eye(limits), np.ones((int(limits > 1), limits))])
@@ -109,7 +112,23 @@ def _best_at_some_price(t: Tables) -> tuple[Index, Index]:
         total = score.min(-1).sum(-1) + mlp_harm + weights @ t.mlp_moved  # [prices, widths]
         width = total.argmin(1)
         best = np.concatenate([width[:, None], precision[np.arange(len(width)), width]], 1)
+        best = np.concatenate([best, _undominated(harm, mlp_harm, t)]) if limits > 1 else best
         options.append(np.unique(best, axis=0))
     most = max(map(len, options))
     table = np.stack([np.concatenate([o, np.repeat(o[-1:], most - len(o), 0)]) for o in options])
     return table[..., 0], table[..., 1:]
+
+
+def _undominated(harm: Array, mlp_harm: Array, t: Tables) -> Index:
+    """`[options, 1 + 3]`: width and precisions that no other is at least as good as in harm and in each use."""
+    rest, (widths, precisions) = len(LINEARS) - len(MLP), (len(mlp_harm), harm.shape[-1])
+    if widths * precisions ** len(MLP) > UNDOMINATED:
+        return np.empty((0, 1 + len(MLP)), np.intp)
+    every = np.stack(np.meshgrid(np.arange(widths), *[np.arange(precisions)] * len(MLP), indexing="ij"), -1)
+    every = every.reshape(-1, 1 + len(MLP))
+    width, place = every[:, 0], np.arange(len(MLP))
+    total = mlp_harm[width] + harm[place, every[:, 1:]].sum(-1)
+    use = t.mlp_moved[:, width] + t.moved[:, :, rest:][:, width[:, None], place, every[:, 1:]].sum(-1)
+    points = np.concatenate([total[None], use]).T  # [options, 1 + limits]
+    below = (points[:, None] <= points).all(-1) & (points[:, None] < points).any(-1)  # [better, worse]
+    return every[~below.any(0)]
