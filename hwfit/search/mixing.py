@@ -34,7 +34,7 @@ class Kinds:
 
     def share(self, alpha: Tensor, cut: Tensor | None = None) -> Tensor:
         """`alpha[precisions]` added up by kind: `[kinds]`; with `cut[choices]`, times those: `[kinds x choices]`."""
-        share = alpha @ self.spread.to(alpha.dtype)
+        share = (alpha[:, None] * self.spread.to(alpha.dtype)).sum(0)
         return share if cut is None else torch.outer(share, cut).flatten()
 
 
