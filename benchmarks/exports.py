@@ -19,7 +19,7 @@ import numpy as np
 import torch
 
 from benchmarks.common import parser, publish
-from hwfit.deploy.bundle import Bundle, dense_weights, quantise_bundle, weight_specs
+from hwfit.deploy.bundle import Bundle, quantise_bundle, rounded_weights, weight_specs
 from hwfit.deploy.exporters import export_bundle
 from hwfit.deploy.regrid import even_width, pad_mlp
 from hwfit.deploy.runtime import OnnxModel
@@ -127,7 +127,7 @@ def a_token(x: torch.Tensor, p: Precision) -> torch.Tensor:
 def twin(bundle: Bundle, ids: torch.Tensor, rounding: Rounding | None) -> np.ndarray:
     """Logits `[tokens, vocab]` of the fake-quantised subnet in torch, inputs of its linears rounded or not."""
     even = pad_mlp(bundle, even_width(bundle))
-    model = torch_model(even.config, dense_weights(even))
+    model = torch_model(even.config, rounded_weights(even))
     specs = weight_specs(bundle.subnet)
     for name, module in model.named_modules():
         if rounding and isinstance(module, torch.nn.Linear):

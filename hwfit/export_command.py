@@ -143,7 +143,7 @@ def _ends(folder: Path, tokenizer: Any) -> Collection[int]:
     """Tokens that end an answer: generation_config.json's, and the tokenizer's."""
     try:
         found = json.loads((folder / "generation_config.json").read_text(encoding="utf-8")).get("eos_token_id")
-    except (OSError, ValueError, AttributeError):
+    except (OSError, ValueError, RecursionError, AttributeError):
         found = None
     ends = found if isinstance(found, list) else [found]
     return {token for token in (*ends, tokenizer.eos_token_id) if isinstance(token, int)}

@@ -66,7 +66,7 @@ def _budget(path: Path) -> str | None:
     limits = _json(path).get("budget")
     try:
         return str(Budget(tuple((str(m), float(v)) for m, v in limits))) if limits else None
-    except (TypeError, ValueError, HwfitError):
+    except (TypeError, ValueError, KeyError, ArithmeticError, HwfitError):
         return None
 
 
@@ -80,6 +80,6 @@ def _distilled(folder: Path) -> str | None:
 def _json(path: Path) -> dict[str, Any]:
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return {}
     return found if isinstance(found, dict) else {}

@@ -110,6 +110,19 @@ def test_a_search_without_a_report_knows_its_budget(run: Path) -> None:
     assert "28 distillation steps" in card
 
 
+@pytest.mark.parametrize(
+    "text", ["", "[]", '{"budget": [["speed", 1]]}', '{"budget": [["decode", 0], 3]}', "[" * 100_000]
+)
+def test_damaged_records_of_a_run_are_unknown(run: Path, text: str) -> None:
+    folder = run / "subnets" / NAME
+    for record in (run / "found" / f"{NAME}.json", folder / "distilled.json", folder / "origin.json"):
+        record.write_text(text)
+    card = (export_command.export(folder, format="gguf").parent / "README.md").read_text()
+    assert "budget: unknown" in card
+    assert "training: unknown" in card
+    assert "licence: unknown" in card
+
+
 def test_a_folder_in_no_run_says_unknown(run: Path, tmp_path: Path) -> None:
     alone = tmp_path / "deep" / "er" / "alone"
     alone.parent.mkdir(parents=True)

@@ -93,9 +93,14 @@ def stored(w: Tensor, p: Precision, grid: Grid | None) -> Tensor | Quantised:
 
 
 def dense_weights(bundle: Bundle) -> dict[str, Tensor]:
-    """fp32 weights, dequantised: what the deployed model computes with, but for its activations."""
-    eighth = [name for name, (_, _, p) in weight_specs(bundle.subnet).items() if p.float8]  # kept in fp32
-    dense = {n: dequantise(t) if isinstance(t, Quantised) else t.float() for n, t in bundle.tensors.items()}
+    """fp32 weights, dequantised; those of fp8, which a bundle keeps in fp32 for the kernel to round, as they are."""
+    return {n: dequantise(t) if isinstance(t, Quantised) else t.float() for n, t in bundle.tensors.items()}
+
+
+def rounded_weights(bundle: Bundle) -> dict[str, Tensor]:
+    """fp32 weights with the values that the deployed model computes with, fp8 included."""
+    dense = dense_weights(bundle)
+    eighth = [name for name, (_, _, p) in weight_specs(bundle.subnet).items() if p.float8]
     return dense | {name: fake_quantise(dense[name], FP8) for name in eighth}
 
 

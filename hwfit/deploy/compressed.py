@@ -21,7 +21,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from hwfit.deploy.bundle import WEIGHTS, Bundle, dense_weights
+from hwfit.deploy.bundle import WEIGHTS, Bundle, rounded_weights
 from hwfit.deploy.compressed_schemes import (
     notes,
     quantisation_config,
@@ -53,7 +53,7 @@ def write_compressed(bundle: Bundle, tokenizer: Path, folder: Path) -> list[str]
     inside = quantised_linears(bundle.subnet)
     schemes = {name: scheme_of(p) for name, p in inside.items()} | {LM_HEAD: None}
     tensors: dict[str, Tensor] = {}
-    dense = dense_weights(bundle)
+    dense = rounded_weights(bundle)
     for name, weight in bundle.tensors.items():
         module = name.removesuffix(".weight")
         scheme = schemes.get(module)

@@ -113,6 +113,6 @@ def _template(folder: Path) -> str | None:
         return file.read_text(encoding="utf-8")
     try:
         found = json.loads((folder / "tokenizer_config.json").read_text(encoding="utf-8")).get("chat_template")
-    except (OSError, ValueError, AttributeError):
+    except (OSError, ValueError, RecursionError, AttributeError):
         return None
     return found if isinstance(found, str) else None

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from safetensors.torch import save_file
 
-from hwfit.deploy.bundle import WEIGHTS, Bundle, dense_weights
+from hwfit.deploy.bundle import WEIGHTS, Bundle, rounded_weights
 from hwfit.deploy.folder import copy_tokenizer
 from hwfit.deploy.regrid import even_width, pad_mlp
 from hwfit.deploy.slice import subnet_config
@@ -20,7 +20,7 @@ def write_hf(bundle: Bundle, tokenizer: Path, folder: Path) -> list[str]:
     Raises `HwfitError` if MLP widths differ between blocks, which a Hugging Face Llama cannot hold.
     """
     subnet_config(bundle.config, bundle.subnet)
-    weights = {name: w.contiguous() for name, w in dense_weights(bundle).items()}
+    weights = {name: w.contiguous() for name, w in rounded_weights(bundle).items()}
     with replacing(folder / WEIGHTS) as temporary:
         save_file(weights, temporary, metadata={"format": "pt"})
     copy_tokenizer(tokenizer, folder)

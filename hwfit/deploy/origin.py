@@ -38,7 +38,7 @@ def _read(path: Path) -> dict[str, str]:
     """A JSON object, or nothing: what is lost with a damaged file is said to be unknown."""
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return {}
     return found if isinstance(found, dict) else {}
 

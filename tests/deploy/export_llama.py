@@ -14,12 +14,25 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from torch import Tensor
 from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 
-from hwfit.deploy.bundle import Bundle, dense_weights, quantise_bundle, save_bundle
+from hwfit.deploy.bundle import Bundle, quantise_bundle, rounded_weights, save_bundle
 from hwfit.deploy.slice import subnet_config
 from hwfit.precision import Precision
 from hwfit.subnet import LINEARS, Subnet
 
-MIXED = ("w32", "w16a16", "w8a8", "w8a8g32", "w4a8g32", "w4a8g64", "w4a16g32", "w3a16g32", "w2a8g32", "w8a16", "w4a16")
+MIXED = (
+    "w32",
+    "w16a16",
+    "w8a8",
+    "w8a8g32",
+    "w4a8g32",
+    "w4a8g64",
+    "w4a16g32",
+    "w3a16g32",
+    "w2a8g32",
+    "w8a16",
+    "w4a16",
+    "fp8",
+)
 SERVED = ("w8a8g32", "w4a8g32", "w8a8", "w4a16", "w8a16", "w16a16", "fp8")
 """Precisions that vLLM serves as they are, but for fused matrices."""
 IDS = np.random.default_rng(0).integers(0, 512, (2, 24))
@@ -82,7 +95,7 @@ def padded(weights: dict[str, Tensor], widths: Sequence[int]) -> dict[str, Tenso
 
 def twin(bundle: Bundle, change: Callable[[Precision, Tensor], Tensor] = lambda p, x: x) -> LlamaForCausalLM:
     """The fake-quantised subnet in torch; `change` rounds a linear's inputs. Each block has its own MLP width."""
-    weights = dense_weights(bundle)
+    weights = rounded_weights(bundle)
     config = subnet_config(bundle.config, bundle.subnet, uneven_mlp=True)
     model = llama_with(padded(weights, bundle.subnet.mlp), config)
     precisions = module_precisions(bundle)

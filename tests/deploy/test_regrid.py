@@ -8,7 +8,7 @@ import pytest
 import torch
 from export_llama import logits, norm_error, searched, twin
 
-from hwfit.deploy.bundle import Bundle, dense_weights, load_bundle, save_bundle, weight_specs
+from hwfit.deploy.bundle import Bundle, load_bundle, rounded_weights, save_bundle, weight_specs
 from hwfit.deploy.regrid import common_precision, even_width, holds, pad_mlp, regrid, with_precisions
 from hwfit.errors import HwfitError
 from hwfit.kernels.quantise import Quantised, dequantise, quantise
@@ -60,7 +60,7 @@ def test_with_precisions_keeps_the_bundle_whole(tmp_path: Path) -> None:
     }
     wide = with_precisions(bundle, chosen)
     assert {p for _, _, p in weight_specs(wide.subnet).values()} == set(chosen.values())
-    before, after = dense_weights(bundle), dense_weights(wide)
+    before, after = rounded_weights(bundle), rounded_weights(wide)
     for name, w in before.items():
         close = 2**-11 if name in chosen and chosen[name].is_float else 0.0
         assert (after[name] - w).abs().max() <= close * w.abs().max() + 1e-7 * (close > 0)
