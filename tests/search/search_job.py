@@ -40,22 +40,22 @@ class Bits:
     device, precisions = "cpu-none", set()
 
     def price(self, op: Op) -> float:
-        bits = {"w32": 32, "w8a16": 8, "w4a16": 4}.get(op.precision, 1)
+        bits = {"w32": 32, "w8a8": 8, "w4a8": 4, "w8a16": 8, "w4a16": 4}.get(op.precision, 1)
         return 1e-9 * (bits * max(op.n, 1) * max(op.k, 1) + 1)
 
     def predict(self, op: Op) -> Estimate:
         return Estimate(self.price(op), 0.0, 1.0, "measured")
 
 
-def run(out: Path, distil: DistilSettings, search: SearchSettings = SEARCH) -> None:
+def run(out: Path, distil: DistilSettings, act_bits: int = 8, search: SearchSettings = SEARCH) -> None:
     joint.WARM_STEPS = 6
     write_model(out.parent / "model")
     ids = torch.randint(0, 40, (10, 12), generator=torch.Generator().manual_seed(9))
     settings = StudySettings(seq=12, train=6, validation=4, calibration=4)
     study = study_of(out.parent / "model", ids, settings, out / "checkpoints", progress=False)
-    study = replace(study, space=tiny_space("w32", "w8a16", "w4a16"), dtype=torch.float32)
+    study = replace(study, space=tiny_space("w32", f"w8a{act_bits}", f"w4a{act_bits}"), dtype=torch.float32)
     latency, workload = WholeModel(Bits()), Workload()
-    whole = predicted_cost(latency, workload, Subnet.whole(study.space.shape, "w8a16", study.space.embed))
+    whole = predicted_cost(latency, workload, Subnet.whole(study.space.shape, f"w8a{act_bits}", study.space.embed))
 
     def measure(subnets):
         costs = {name: predicted_cost(latency, workload, s) for name, s in subnets.items()}
@@ -103,6 +103,7 @@ if __name__ == "__main__":
     parser.add_argument("--distil-steps", type=int, default=4)
     parser.add_argument("--method", default="full")
     parser.add_argument("--hidden", type=float, default=0.0)
+    parser.add_argument("--act-bits", type=int, default=8)
     parser.add_argument("--die-at")
     given = parser.parse_args()
     if given.die_at:
@@ -110,5 +111,7 @@ if __name__ == "__main__":
     torch.manual_seed(parallel.rank())
     parallel.start(torch.device("cpu"))
     rules = {"method": given.method, "hidden": given.hidden, "lora": Lora(rank=4), "enough": 0.0}
-    run(given.out, DistilSettings(given.distil_steps, sequences=2, lr=1e-3, checkpoint_every=1, **rules))
+    run(
+        given.out, DistilSettings(given.distil_steps, sequences=2, lr=1e-3, checkpoint_every=1, **rules), given.act_bits
+    )
     parallel.stop()

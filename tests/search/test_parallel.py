@@ -36,18 +36,31 @@ def weights(out: Path) -> dict[str, torch.Tensor]:
     return safetensors.torch.load_file(out / "subnets" / "a" / "model.safetensors")
 
 
+CASES = {
+    "full": ("--act-bits", "16"),
+    "8-bit activations": (),
+    "lora and hidden": ("--act-bits", "16", "--method", "lora", "--hidden", "0.5"),
+}
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("rules", [(), ("--method", "lora", "--hidden", "0.5")], ids=["full", "lora and hidden"])
-def test_two_processes_equal_one(tmp_path: Path, rules: tuple[str, ...]):
+@pytest.mark.parametrize("case", CASES)
+def test_two_processes_equal_one(tmp_path: Path, case: str):
+    """To 1e-4 in every loss, but for architecture steps with rounded activations.
+
+    Where float noise turns one activation's rounding the other way, a loss of this tiny model jumps by some 1e-4: one
+    process whose logits are moved by 1e-6 at the start ends 0.8e-4 to 3.2e-4 off as well, and by 5e-7 without rounding.
+    """
     one, two = tmp_path / "one", tmp_path / "two"
-    job(one / "run", *rules)
-    job(two / "run", *rules, processes=2)
+    job(one / "run", *CASES[case])
+    job(two / "run", *CASES[case], processes=2)
     for stage in STAGES:
         alone, together = (read_steps(out / "run" / "logs" / f"{stage}.csv") for out in (one, two))
         assert len(alone) >= 3
+        flips = case == "8-bit activations" and stage == "search-a"
         for a, b in zip(alone, together, strict=True):
             assert {n: v for n, v in b.items() if n != "tokens_per_s"} == pytest.approx(
-                {n: v for n, v in a.items() if n != "tokens_per_s"}, abs=1e-4
+                {n: v for n, v in a.items() if n != "tokens_per_s"}, abs=1e-3 if flips else 1e-4
             )
     found = [json.loads((out / "run" / "found" / "a.json").read_text())["subnet"] for out in (one, two)]
     assert found[0] == found[1]
