@@ -12,7 +12,10 @@ from hwfit.search.steps_log import tensorboard_problems
 
 @dataclass(frozen=True)
 class Training:
-    """Steps, rates and memory; None keeps the stage's default."""
+    """Steps, rates and memory; None keeps the stage's default.
+
+    `sequences` a step; where fewer than usual are asked for, no more than these judge a subnet's loss either.
+    """
 
     steps: int = 16
     distil_steps: int = 28
@@ -52,6 +55,7 @@ class Training:
             default,
             steps=self.steps,
             sequences=self.sequences or default.sequences,
+            judged=min(default.judged, self.sequences or default.judged),
             lr_weights=self.supernet_lr or default.lr_weights,
             lr_architecture=self.architecture_lr or default.lr_architecture,
             recompute=self.recompute,

@@ -16,7 +16,7 @@ from hwfit.plan_command import plan
 from hwfit.search.distil import DistilSettings, Lora, Student
 from hwfit.search.importance import measure_importance, order_model
 from hwfit.search.live_bytes import LiveBytes
-from hwfit.search.memory_plan import Plan, Run, parse_bytes, plan_memory, surely_fits
+from hwfit.search.memory_plan import KINDS, Plan, Run, _changes, parse_bytes, plan_memory, surely_fits
 from hwfit.search.optimise import SearchSettings
 from hwfit.search.scale_model import Held, factor_of, held, largest
 from hwfit.search.study import StudySettings
@@ -143,6 +143,28 @@ def test_what_does_not_fit_is_refused_with_what_would():
     none = Plan("a GPU", 1.0, {"distil": Held(10.0)}, {"distil": ()})
     with pytest.raises(HwfitError, match="a device with more memory"):
         none.refuse()
+
+
+def test_changes_that_are_advised_are_what_their_flags_set():
+    default = Training()
+    flags = {
+        "--recompute": {"recompute": True},
+        "--recompute --sequences 1": {"recompute": True, "sequences": 1},
+        "--distil lora": {"distil": "lora"},
+        "--distil lora --recompute": {"distil": "lora", "recompute": True},
+        "--distil lora --recompute --sequences 1": {"distil": "lora", "recompute": True, "sequences": 1},
+    }
+    run = replace(run_of(), search=default.search_settings(), distil=default.distil_settings())
+    for kind in KINDS:
+        for words, changed in _changes(run, kind):
+            if words.startswith("fewer precisions"):
+                assert words.endswith("--recompute --sequences 1")
+                words = "--recompute --sequences 1"
+            wanted = Training(**flags[words])
+            if kind == "distil":
+                assert changed.distil == wanted.distil_settings(), words
+            else:
+                assert changed.search == wanted.search_settings(), words
 
 
 @pytest.mark.slow
