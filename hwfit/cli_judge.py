@@ -62,7 +62,7 @@ def validate(
     device: Device = "cpu",
     data: Data = "pack",
     json: Json = False,
-    out: Annotated[Path | None, typer.Option(help="Write everything found to a .json")] = None,
+    out: Annotated[Path | None, typer.Option(help="A .json, or a folder for drift.json, for all that is found")] = None,
 ) -> None:
     """Say what compression changed that accuracy averages hide; exit code 1 if any limit is broken, 2 for bad use."""
     asked = (tasks, shots, documents, rows, context, parts)

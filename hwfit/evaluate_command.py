@@ -97,7 +97,7 @@ def _evaluate(
 
 
 def _table(found: dict[str, Evaluation], shots: dict[str, int]) -> RichTable:
-    """One row a benchmark, one column a model; `≈` marks what guessing gets as well."""
+    """One row a benchmark, one column a model; `≈` marks the compression floor: what guessing gets as well."""
     table = RichTable("", "guessing", *found, box=SIMPLE)
     values = [e.perplexity for e in found.values()]
     table.add_row("perplexity (95 %)", "", *(f"{p.value:.2f} ({p.low:.2f}–{p.high:.2f})" for p in values))
@@ -118,7 +118,10 @@ def _mean(e: Evaluation) -> tuple[float, float]:
 
 def _notes(found: dict[str, Evaluation], data: str) -> list[str]:
     results = [(name, r) for e in found.values() for name, r in e.tasks.items()]
-    notes = ["± is the standard error over documents. ≈: guessing does as well (one-sided binomial, 5 %): the floor."]
+    notes = [
+        "± is the standard error over documents. ≈: guessing does as well (one-sided binomial, 5 %): the compression "
+        "floor, below which nothing can be lost."
+    ]
     cut = {f"{BENCHMARKS[n].title} ({r.cut} of {r.n})" for n, r in results if r.cut}
     if cut:
         notes.append(f"Prompts longer than the model's context lost their beginning: {', '.join(sorted(cut))}.")

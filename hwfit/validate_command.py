@@ -13,8 +13,8 @@ from hwfit.errors import nearest, raise_all
 from hwfit.evaluate.benchmarks import BENCHMARKS, PAPER, parse_shots, parse_tasks
 from hwfit.evaluate.divergence import Divergence
 from hwfit.evaluate.drift import PARTS, UNPROVEN, Drift, Limits, Probe, find_drift
+from hwfit.evaluate.drift_file import drift_dict, drift_file, out_problems, write_drift
 from hwfit.evaluate.target import find_target
-from hwfit.files import write_text
 from hwfit.progress import out_console
 
 ALL_TASKS = ",".join(PAPER)
@@ -45,7 +45,8 @@ def validate(
     language and position, refusals.
 
     Both are deployed folders, known models or Hugging Face directories with one tokenizer. `Drift.failures` lists the
-    limits that are broken. `out` is a .json file for all of it. Raises `HwfitError` for bad options, all at once.
+    limits that are broken. All of it goes into `out`, a .json file or a folder for drift.json; without one, into a
+    folder that hwfit made of the compressed model. Raises `HwfitError` for bad options, all at once.
     """
     problems = [
         f"--{name} {value} must be at least {least}"
@@ -55,8 +56,7 @@ def validate(
     wanted = tuple(dict.fromkeys(p.strip() for p in parts.split(",") if p.strip()))
     problems += [f"--parts: '{p}' is unknown; {nearest(p, PARTS)}" for p in wanted if p not in PARTS]
     problems += [] if wanted else [f"--parts '{parts}' names none; allowed: {', '.join(PARTS)}"]
-    if out is not None and out.suffix != ".json":
-        problems.append(f"--out {out}: only .json is written")
+    problems += out_problems(out) if out is not None else []
     shares = {}
     for flag, value in (("flips", max_flips), ("perplexity", max_perplexity), ("refusals", max_refusals)):
         try:
@@ -70,12 +70,15 @@ def validate(
     probe = Probe(parse_shots(shots, names), documents, rows, context=context, parts=wanted, data=data)
     a, b = (find_target(name, device, threads) for name in (original, compressed))
     drift = find_drift(a, b, probe, limits)
-    if out is not None:
-        write_text(out, dumps(drift.to_dict(), indent=1))
+    path, found = drift_file(out, b), drift_dict(drift, b)
+    if path is not None:
+        write_drift(path, found)
     if json:
-        print(dumps(drift.to_dict()))
+        print(dumps(found))
     else:
         _print(drift)
+        if path is not None:
+            out_console.print(f"all of it: {path}", soft_wrap=True)
     return drift
 
 

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import pytest
+from model_shapes import LLAMA_8B, SMOLLM2
 
 from hwfit.space import DEFAULTS, Space
 from hwfit.subnet import ModelShape
 
-SMOLLM2 = ModelShape(576, 9, 3, 64, 1536, 30, 49152)
-LLAMA_8B = ModelShape(4096, 32, 8, 128, 14336, 32, 128_256)
 LLAMA_1B = ModelShape(2048, 32, 8, 64, 8192, 16, 128_256)
 ODD = ModelShape(200, 5, 5, 40, 600, 4, 1000)
 

@@ -7,6 +7,7 @@ from itertools import product
 from pathlib import Path
 
 import pytest
+from model_shapes import LLAMA_8B, SMOLLM2
 
 from hwfit.errors import HwfitError
 from hwfit.latency_models.choices import outside
@@ -15,8 +16,6 @@ from hwfit.space import Space
 from hwfit.space_files import open_space, presets
 from hwfit.subnet import LINEARS, ModelShape
 
-LLAMA_8B = ModelShape(4096, 32, 8, 128, 14336, 32, 128_256)
-SMOLLM2 = ModelShape(576, 9, 3, 64, 1536, 30, 49152)
 TINY = ModelShape(hidden=64, heads=4, kv_heads=2, head_size=8, mlp=96, blocks=2, vocab=16)
 
 

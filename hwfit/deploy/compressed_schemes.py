@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from hwfit.deploy.bundle import Bundle
-from hwfit.deploy.regrid import common_precision, with_precisions
+from hwfit.deploy.regrid import common_precision, regridded
 from hwfit.deploy.slice import EMBED, LM_HEAD, module_name
 from hwfit.precision import Precision
 from hwfit.subnet import LINEARS, Subnet
@@ -122,10 +122,9 @@ def served(bundle: Bundle) -> tuple[Bundle, list[str]]:
     chosen = nearest_precisions(bundle)
     if not chosen:
         return bundle, []
-    found = with_precisions(bundle, chosen)
-    more = found.subnet.weight_bytes / bundle.subnet.weight_bytes - 1
+    found, more = regridded(bundle, chosen)
     rounded = " rounded to fp16" if any(p.is_float for p in chosen.values()) else ""
-    return found, [f"{len(chosen)} linears wider than searched, with the same weights{rounded}: {more:+.0%} bytes"]
+    return found, [f"{len(chosen)} linears wider than searched, with the same weights{rounded}: {more} bytes"]
 
 
 def quantisation_config(schemes: Mapping[str, Scheme | None]) -> dict[str, Any] | None:

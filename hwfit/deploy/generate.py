@@ -9,6 +9,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from hwfit.deploy.onnx_runner import pick
 from hwfit.errors import HwfitError, raise_all
 
 
@@ -75,12 +76,3 @@ def generate(
             break
         token = pick(np.asarray(model.decode(token)), temperature, rng)
     return Generated(tuple(ids), len(prompt), between - start, time.perf_counter() - between, token in stop)
-
-
-def pick(logits: np.ndarray, temperature: float, rng: np.random.Generator) -> int:
-    """The likeliest token of `logits[vocab]`, or one drawn with probabilities softmax(logits / temperature)."""
-    if temperature == 0:
-        return int(logits.argmax())
-    scaled = (logits - logits.max()).astype(np.float64) / temperature
-    p = np.exp(scaled)
-    return int(rng.choice(len(p), p=p / p.sum()))

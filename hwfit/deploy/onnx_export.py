@@ -9,7 +9,7 @@ from hwfit.deploy import onnx_runner
 from hwfit.deploy.bundle import Bundle, weight_specs
 from hwfit.deploy.folder import ONNX, copy_tokenizer
 from hwfit.deploy.onnx_graph import unsupported, write_onnx
-from hwfit.deploy.regrid import holds, with_precisions
+from hwfit.deploy.regrid import holds, regridded
 from hwfit.deploy.slice import EMBED
 from hwfit.kernels import ort_cpu
 from hwfit.precision import KNOWN, Precision
@@ -41,9 +41,8 @@ def nearest(bundle: Bundle) -> tuple[Bundle, list[str]]:
     chosen = nearest_precisions(bundle)
     if not chosen:
         return bundle, []
-    found = with_precisions(bundle, chosen)
-    more = found.subnet.weight_bytes / bundle.subnet.weight_bytes - 1
-    note = f"{len(chosen)} weights at another precision than searched, with the same values: {more:+.0%} bytes"
+    found, more = regridded(bundle, chosen)
+    note = f"{len(chosen)} weights at another precision than searched, with the same values: {more} bytes"
     old = {name: p for name, (_, _, p) in weight_specs(bundle.subnet).items()}
     rounds = sum(p.act_bits == 8 < old[name].act_bits for name, p in chosen.items())
     return found, [note, *([f"activations of {rounds} of them are rounded to 8 bits"] if rounds else [])]

@@ -46,6 +46,7 @@ class Model:
 
 
 def pick(logits: np.ndarray, temperature: float, rng: np.random.Generator) -> int:
+    """The likeliest token of `logits[vocab]`, or one drawn with probabilities softmax(logits / temperature)."""
     if temperature == 0:
         return int(logits.argmax())
     scaled = (logits - logits.max()).astype(np.float64) / temperature

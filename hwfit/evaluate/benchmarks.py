@@ -46,8 +46,8 @@ class Benchmark:
 
 def _arc(name: str) -> dict[str, Documents]:
     return {
-        "train": partial(pack.arc, f"{name}/train_rc_5shot"),
-        "test": partial(pack.arc, f"{name}/test_rc_5shot"),
+        "train": partial(pack.arc, f"{name}/train"),
+        "test": partial(pack.arc, f"{name}/test"),
     }
 
 
@@ -56,7 +56,7 @@ BENCHMARKS = {
         "BoolQ",
         "super_glue/boolq/default.yaml",
         0,
-        splits={s: partial(pack.boolq, f"boolq/{p}_rc_5shot") for s, p in (("train", "train"), ("validation", "val"))},
+        splits={s: partial(pack.boolq, f"boolq/{p}") for s, p in (("train", "train"), ("validation", "val"))},
         fixed=True,
     ),
     "piqa": Benchmark(
@@ -64,7 +64,7 @@ BENCHMARKS = {
         "piqa/piqa.yaml",
         0,
         splits={
-            "train": partial(pack.columns, "piqa/train_rc_5shot", PIQA),
+            "train": partial(pack.columns, "piqa/train", PIQA),
             "validation": partial(pack.arrow, "piqa/plain_text/validation", PIQA),
         },
     ),
@@ -74,7 +74,7 @@ BENCHMARKS = {
         10,
         "acc_norm",
         splits={
-            "train": partial(pack.hellaswag, "hellaswag/train_rc_5shot"),
+            "train": partial(pack.hellaswag, "hellaswag/train"),
             "validation": partial(pack.arrow, "hellaswag/none/validation", HELLASWAG),
         },
         differs="its few-shot documents exist only as another tool rendered them: the same documents in the same "
@@ -85,7 +85,7 @@ BENCHMARKS = {
         "winogrande/default.yaml",
         5,
         splits={
-            "train": partial(pack.columns, "winogrande/train_rc_5shot", WINOGRANDE),
+            "train": partial(pack.columns, "winogrande/train", WINOGRANDE),
             "validation": partial(pack.arrow, "winogrande/winogrande_xl/validation", WINOGRANDE),
         },
     ),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 
@@ -64,12 +63,22 @@ class Divergence:
         return cls(
             tokens=len(t.kl),
             kl=float(t.kl.mean()),
-            kl_p99=float(np.quantile(t.kl, 0.99)),
+            kl_p99=_tail(t.kl),
             kl_max=float(t.kl.max()),
             same=float(t.same.mean()),
-            before=math.exp(t.before.mean()),
-            after=math.exp(t.after.mean()),
+            before=_perplexity(t.before),
+            after=_perplexity(t.after),
         )
+
+
+def _tail(kl: Array) -> float:
+    with np.errstate(invalid="ignore"):  # between infinities
+        return float(np.quantile(kl, 0.99))
+
+
+def _perplexity(losses: Array) -> float:
+    with np.errstate(over="ignore"):  # infinity, of a model that rules out what came
+        return float(np.exp(losses.mean()))
 
 
 def diverge(original: Scorer, compressed: Scorer, ids: Sequence[int], start: int = 0) -> Tokens:

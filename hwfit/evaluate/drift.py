@@ -111,7 +111,7 @@ def check_tokenizers(original: Target, compressed: Target) -> None:
 
 
 def broken(drift: Drift) -> Iterator[str]:
-    """Every broken limit, with the value and the flag that sets it."""
+    """Every broken limit, with the value and the flag that sets it. What is no number breaks its limit."""
     limits = drift.limits
     for name, f in drift.flips.items():
         if f.changed > limits.flips:
@@ -120,13 +120,13 @@ def broken(drift: Drift) -> Iterator[str]:
                 f"to wrong), more than --max-flips {limits.flips:.1%}"
             )
     for label, group in (("domains", drift.domains), ("languages", drift.languages)):
-        if group and (kl := group[ALL].kl) > limits.kl:
+        if group and not (kl := group[ALL].kl) <= limits.kl:
             yield f"{label}: mean KL {kl:.3g} nats a token, more than --max-kl {limits.kl:g}"
-    if drift.domains and (tail := drift.domains[ALL].kl_p99) > limits.kl_p99:
+    if drift.domains and not (tail := drift.domains[ALL].kl_p99) <= limits.kl_p99:
         yield f"domains: one token in a hundred has KL above {tail:.3g}, more than --max-kl-p99 {limits.kl_p99:g}"
     for label, group in (("domain", drift.domains), ("language", drift.languages), ("position", drift.long)):
         for name, d in group.items():
-            if name != ALL and d.increase > limits.perplexity:
+            if name != ALL and not d.increase <= limits.perplexity:
                 yield (
                     f"{label} {name}: perplexity {d.before:.4g} -> {d.after:.4g} (+{d.increase:.1%}), more than "
                     f"--max-perplexity {limits.perplexity:.1%}"

@@ -35,8 +35,8 @@ def domain_texts(progress: bool = True) -> dict[str, list[str]]:
             f"{d['goal']} {d['sol1' if int(d['label']) == 0 else 'sol2']}"
             for d in pack.arrow("piqa/plain_text/validation", PIQA, archive)
         ]
-        found["science"] = list(_questions(pack.arc("arc_easy/test_rc_5shot", archive)))
-        found["harder science"] = list(_questions(pack.arc("arc_challenge/test_rc_5shot", archive)))
+        found["science"] = list(_questions(pack.arc("arc_easy/test", archive)))
+        found["harder science"] = list(_questions(pack.arc("arc_challenge/test", archive)))
         found["everyday"] = [
             d["sentence"].replace("_", d[f"option{d['answer']}"])
             for d in pack.arrow("winogrande/winogrande_xl/validation", WINOGRANDE, archive)

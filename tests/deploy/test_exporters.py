@@ -18,14 +18,15 @@ from export_llama import (
     SERVED,
     TEXT,
     a_token,
-    byte_tokenizer,
     logits,
+    merging_tokenizer,
     norm_error,
     padded,
     searched,
     twin,
     write_searched,
 )
+from gguf_names import GGUF_NAMES
 from safetensors.torch import load_file
 from torch import Tensor
 from transformers import AutoModelForCausalLM, AutoTokenizer
@@ -36,16 +37,6 @@ from hwfit.errors import HwfitError
 from hwfit.kernels.quantise import fake_quantise_activations
 from hwfit.precision import Precision
 
-GGUF_NAMES = {
-    "model.embed_tokens": "token_embd",
-    "model.norm": "output_norm",
-    "lm_head": "output",
-    "input_layernorm": "attn_norm",
-    "post_attention_layernorm": "ffn_norm",
-    **{f"self_attn.{x}_proj": f"attn_{x}" for x in "qkv"},
-    "self_attn.o_proj": "attn_output",
-    **{f"mlp.{x}_proj": f"ffn_{x}" for x in ("gate", "up", "down")},
-}
 KEYS = ("weight", "weight_packed", "weight_scale", "weight_zero_point", "weight_shape")
 Rounding = Callable[[Precision, Tensor], Tensor]
 
@@ -265,7 +256,7 @@ def test_the_tokenizer_comes_with_it(tmp_path: Path, format: str) -> None:
         tokenizer = AutoTokenizer.from_pretrained(exported.folder, gguf_file=exported.path.name)
     else:
         tokenizer = AutoTokenizer.from_pretrained(exported.folder)
-    assert tokenizer(TEXT)["input_ids"] == byte_tokenizer()(TEXT)["input_ids"]
+    assert tokenizer(TEXT)["input_ids"] == merging_tokenizer()(TEXT)["input_ids"]
     assert tokenizer.decode(tokenizer(TEXT)["input_ids"]) == TEXT
     assert tokenizer.eos_token_id == 2
 

@@ -7,10 +7,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from export_llama import byte_tokenizer, searched, write_searched
+from export_llama import merging_tokenizer, searched, write_searched
 
 from hwfit.deploy.exporters import export_bundle
-from hwfit.deploy.generate import generate, pick
+from hwfit.deploy.generate import generate
+from hwfit.deploy.onnx_runner import pick
 from hwfit.deploy.runtime import OnnxModel
 from hwfit.errors import HwfitError
 
@@ -71,7 +72,7 @@ def test_bad_figures_are_refused_all_at_once(exported: Path) -> None:
 
 
 def test_the_exported_script_needs_nothing_of_hwfit(exported: Path, tmp_path: Path) -> None:
-    text = byte_tokenizer().decode(PROMPT)
+    text = merging_tokenizer().decode(PROMPT)
     probe = tmp_path / "hwfit.py"
     probe.write_text("raise ImportError('the runner imports hwfit')")
     done = subprocess.run(
@@ -82,7 +83,7 @@ def test_the_exported_script_needs_nothing_of_hwfit(exported: Path, tmp_path: Pa
         text=True,
         check=True,
     )
-    ids = byte_tokenizer()(text)["input_ids"]
+    ids = merging_tokenizer()(text)["input_ids"]
     ends = {2}
     made = generate(OnnxModel(exported), ids, 10, stop=ends)
     assert json.loads(done.stdout.splitlines()[0]) == list(made.ids)

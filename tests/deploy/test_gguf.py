@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 from deploy_llama import LLAMA3
-from export_llama import TEXT, byte_tokenizer, searched, write_searched
+from export_llama import TEXT, merging_tokenizer, searched, write_searched
 from gguf import GGMLQuantizationType as Type
 from gguf.quants import dequantize
 from tokenizers import Regex, Tokenizer, models, pre_tokenizers
@@ -120,7 +120,7 @@ def test_stretched_rotary_is_written_as_factors(tmp_path: Path) -> None:
 
 
 def test_vocabulary(tmp_path: Path) -> None:
-    byte_tokenizer().save_pretrained(tmp_path)
+    merging_tokenizer().save_pretrained(tmp_path)
     (tmp_path / "chat_template.jinja").write_text("{{ messages }}")
     v = read_vocabulary(tmp_path, {"bos_token_id": 1, "eos_token_id": [2, 0]}, 512)
     assert (v.pre, v.ids, v.adds_bos, v.template) == ("gpt-2", {"bos": 1, "eos": 2}, False, "{{ messages }}")
@@ -135,7 +135,7 @@ def test_vocabulary(tmp_path: Path) -> None:
 
 
 def test_digits_one_by_one_are_smollms(tmp_path: Path) -> None:
-    byte_tokenizer(digits=True).save_pretrained(tmp_path)
+    merging_tokenizer(digits=True).save_pretrained(tmp_path)
     assert read_vocabulary(tmp_path, {}, 512).pre == "smollm"
 
 
@@ -186,4 +186,4 @@ def test_transformers_rebuilds_the_tokenizer_from_the_file_alone(tmp_path: Path)
     exported = export_bundle(bundle, write_searched(bundle, tmp_path / "s"), tmp_path / "out", "gguf")
     assert not (exported.folder / "tokenizer.json").exists()
     tokenizer = AutoTokenizer.from_pretrained(exported.folder, gguf_file="model.gguf")
-    assert tokenizer(TEXT)["input_ids"] == byte_tokenizer()(TEXT)["input_ids"]
+    assert tokenizer(TEXT)["input_ids"] == merging_tokenizer()(TEXT)["input_ids"]

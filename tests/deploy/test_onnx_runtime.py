@@ -7,7 +7,7 @@ import numpy as np
 import onnx
 import pytest
 import torch
-from deploy_llama import RUNS, hook_inputs, llama_with, parts, random_precisions, tiny_llama
+from deploy_llama import RUNS, hook_inputs, llama_with, narrow, parts, random_precisions, tiny_llama
 
 from hwfit.deploy.bundle import Bundle, dense_weights, quantise_bundle, random_bundle
 from hwfit.deploy.onnx_graph import write_onnx
@@ -23,18 +23,7 @@ IDS = np.random.default_rng(0).integers(0, 512, (2, 40))
 
 def small(choices: tuple[str, ...] = RUNS, seed: int = 0) -> Bundle:
     weights, shape, config = parts(tiny_llama())
-    whole = Subnet.whole(shape)
-    subnet = dataclasses.replace(
-        whole,
-        hidden=96,
-        heads=6,
-        kv_heads=3,
-        head_size=16,
-        blocks=(0, 1, 3),
-        mlp=(128,) * 3,
-        precision=whole.precision[:3],
-    )
-    return quantise_bundle(weights, shape, config, random_precisions(subnet, seed, choices))
+    return quantise_bundle(weights, shape, config, random_precisions(narrow(shape), seed, choices))
 
 
 def fake_quantised(bundle: Bundle) -> torch.nn.Module:

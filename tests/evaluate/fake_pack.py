@@ -12,8 +12,8 @@ import numpy as np
 import pyarrow as pa
 import pytest
 import torch
-from scored_model import VOCAB, tokenizer
-from transformers import LlamaConfig, LlamaForCausalLM
+from byte_tokens import byte_tokenizer
+from scored_model import random_llama
 
 from hwfit.evaluate import drift_texts, task_files
 from hwfit.evaluate.benchmarks import stock_folder
@@ -129,26 +129,14 @@ def pack(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def write_model(folder: Path, broken: bool = False, note: str = "") -> Path:
     """A random Llama of two blocks; `broken` has its last block zeroed. `note` changes nothing but the files."""
-    torch.manual_seed(0)
-    config = LlamaConfig(
-        hidden_size=64,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        intermediate_size=64,
-        num_hidden_layers=2,
-        vocab_size=VOCAB,
-        max_position_embeddings=1024,
-        initializer_range=0.2,
-        bos_token_id=1,
-        eos_token_id=2,
-    )
-    model = LlamaForCausalLM(config)
+    sizes = {"hidden_size": 64, "intermediate_size": 64, "initializer_range": 0.2, "max_position_embeddings": 1024}
+    model = random_llama(**sizes)
     if broken:
         with torch.no_grad():
             for parameter in model.model.layers[1].parameters():
                 parameter.zero_()
     model.save_pretrained(folder)
-    tokenizer().save_pretrained(folder)
+    byte_tokenizer().save_pretrained(folder)
     path = folder / "config.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | {"note": note}))
     return folder

@@ -1,40 +1,23 @@
-"""A tiny random Llama, a byte tokenizer and two scorers of known behaviour, for the tests here."""
+"""A tiny random Llama and a scorer of known behaviour, for the tests here."""
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import torch
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers
-from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+from byte_tokens import TOKENS
+from transformers import LlamaConfig, LlamaForCausalLM
 
-SPECIAL = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
-BYTES = sorted(pre_tokenizers.ByteLevel.alphabet())
-VOCAB = len(SPECIAL) + len(BYTES)
+VOCAB = len(TOKENS)
 
 
-def random_llama() -> LlamaForCausalLM:
+def random_llama(**sizes: Any) -> LlamaForCausalLM:
+    known = {"hidden_size": 32, "intermediate_size": 48, "initializer_range": 0.3, "max_position_embeddings": 2048}
+    rest = {"num_attention_heads": 4, "num_key_value_heads": 2, "num_hidden_layers": 2, "vocab_size": VOCAB}
     torch.manual_seed(0)
-    config = LlamaConfig(
-        hidden_size=32,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        intermediate_size=48,
-        num_hidden_layers=2,
-        vocab_size=VOCAB,
-        max_position_embeddings=2048,
-        initializer_range=0.3,
-        bos_token_id=1,
-        eos_token_id=2,
-    )
+    config = LlamaConfig(**{**known, **sizes}, **rest, bos_token_id=1, eos_token_id=2)
     return LlamaForCausalLM(config).eval()
-
-
-def tokenizer() -> PreTrainedTokenizerFast:
-    core = Tokenizer(models.BPE({token: i for i, token in enumerate([*SPECIAL, *BYTES])}, []))
-    core.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    core.decoder = decoders.ByteLevel()
-    core.add_special_tokens(SPECIAL)
-    return PreTrainedTokenizerFast(tokenizer_object=core, bos_token=SPECIAL[1], eos_token=SPECIAL[2])
 
 
 class Uniform:

@@ -10,13 +10,13 @@ from fake_pack import SUBJECTS, pack, write_model  # noqa: F401 (a fixture)
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from lm_eval.api.instance import Instance
-from lm_eval.evaluator import simple_evaluate
 from lm_eval.models.huggingface import HFLM
 from lm_eval.tasks import TaskManager
 from lm_eval.tasks._yaml_loader import load_yaml
 from lm_eval.tasks.hellaswag.utils import preprocess
 from scored_model import random_llama
 
+from benchmarks.stock_lm_eval import asked, stock_answer, stock_samples
 from hwfit.deploy.bundle import quantise_bundle
 from hwfit.deploy.folder import deploy
 from hwfit.errors import HwfitError
@@ -34,44 +34,30 @@ from hwfit.subnet import Subnet
 DATA = {"dataset_path", "dataset_name", "dataset_kwargs", "training_split", "validation_split"}
 
 
-def ids_by_task(result: TaskResult) -> dict[str, list[int]]:
-    found: dict[str, list[int]] = {}
-    for document in result.documents:
-        task, _, index = document.rpartition("/")
-        found.setdefault(task, []).append(int(index))
-    return found
-
-
-def stock(folder: Path, name: str, shots: int, ids: dict[str, list[int]]) -> list[dict]:
-    """lm-eval's own Hugging Face model and evaluation loop: one sample a document, in the same order."""
-    lm = HFLM(pretrained=str(folder), dtype="float32", batch_size=4, device="cpu")
-    manager = TaskManager(include_path=str(task_files(name, shots, progress=False)), include_defaults=False)
-    results = simple_evaluate(
-        model=lm, tasks=list(ids), task_manager=manager, samples=ids, num_fewshot=shots, bootstrap_iters=0
-    )
-    assert results is not None
-    return [s for task in ids for s in sorted(results["samples"][task], key=lambda s: s["doc_id"])]
+def equals_stock(ours: TaskResult, folder: Path) -> None:
+    """The same answer to every document, and the same outcome by every metric, as stock lm-eval logs them."""
+    theirs = stock_samples(folder, ours.task, ours.shots, asked(ours))
+    assert ours.answers == tuple(stock_answer(sample, ours.metric) for sample in theirs)
+    assert ours.right == tuple(bool(sample[ours.metric]) for sample in theirs)
+    for other, count in ours.others.items():
+        assert count == sum(sample[other] for sample in theirs)
 
 
 @pytest.mark.parametrize("name", PAPER)
 def test_every_document_is_answered_as_stock_lm_eval_does(pack: Path, tmp_path: Path, name: str) -> None:  # noqa: F811
-    folder, shots, metric = write_model(tmp_path / "model"), BENCHMARKS[name].shots, BENCHMARKS[name].metric
+    folder, shots = write_model(tmp_path / "model"), BENCHMARKS[name].shots
     count = 4 if shots > 9 else 12
     ours = ask(find_target(str(folder), threads=1), name, shots, count, progress=False)
-    theirs = stock(folder, name, shots, ids_by_task(ours))
-    assert ours.n == count
-    assert ours.right == tuple(bool(sample[metric]) for sample in theirs)
-    for other, count in ours.others.items():
-        assert count == sum(sample[other] for sample in theirs)
+    assert (ours.n, ours.metric) == (count, BENCHMARKS[name].metric)
+    equals_stock(ours, folder)
     assert len(set(ours.answers)) > 1 or BENCHMARKS[name].fixed
 
 
 def test_few_shots_of_a_task_that_the_paper_gives_none(pack: Path, tmp_path: Path) -> None:  # noqa: F811
     folder = write_model(tmp_path / "model")
     ours = ask(find_target(str(folder), threads=1), "boolq", 3, None, progress=False)
-    theirs = stock(folder, "boolq", 3, ids_by_task(ours))
     assert ours.n == 16
-    assert ours.right == tuple(bool(sample["acc"]) for sample in theirs)
+    equals_stock(ours, folder)
 
 
 @pytest.mark.parametrize("name", PAPER)
@@ -228,5 +214,4 @@ def test_what_is_no_model_is_refused(tmp_path: Path) -> None:
 def test_smollm2_answers_as_under_stock_lm_eval(name: str) -> None:
     target = find_target("smollm2-135m", threads=1)
     ours = ask(target, name, BENCHMARKS[name].shots, 2, progress=False)
-    theirs = stock(target.folder, name, BENCHMARKS[name].shots, ids_by_task(ours))
-    assert ours.right == tuple(bool(sample[BENCHMARKS[name].metric]) for sample in theirs)
+    equals_stock(ours, target.folder)

@@ -6,8 +6,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from byte_tokens import byte_tokenizer
 from fake_pack import pack, write_model  # noqa: F401 (a fixture)
-from scored_model import VOCAB, random_llama, tokenizer
+from scored_model import VOCAB, random_llama
 from typer.testing import CliRunner
 
 from hwfit import cli, commands
@@ -15,6 +16,7 @@ from hwfit.errors import HwfitError
 from hwfit.evaluate import refusals as refusals_module
 from hwfit.evaluate.divergence import Divergence, Tokens, diverge
 from hwfit.evaluate.drift import ALL, PARTS, Drift, Limits, broken
+from hwfit.evaluate.drift_file import drift_dict, drift_file, out_problems, write_drift
 from hwfit.evaluate.drift_texts import domain_texts, language_rows, shipped
 from hwfit.evaluate.flips import Flips, flips
 from hwfit.evaluate.generate import greedy
@@ -94,7 +96,7 @@ def test_every_bad_option_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     with pytest.raises(HwfitError) as caught:
         commands.validate("a", "b", documents=0, context=5, parts="flip,long", max_flips="x", out=tmp_path / "d.txt")
     told = "\n".join(caught.value.problems)
-    for part in ("--documents 0", "--context 5", "did you mean flips", "--max-flips 'x'", "only .json"):
+    for part in ("--documents 0", "--context 5", "did you mean flips", "--max-flips 'x'", "d.txt; allowed"):
         assert part in told
     with pytest.raises(HwfitError, match="--max-kl -1"):
         commands.validate("a", "b", max_kl=-1.0)
@@ -106,7 +108,7 @@ def test_every_bad_option_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPat
 
 def test_another_tokenizer_is_refused(pack: Path, tmp_path: Path) -> None:  # noqa: F811
     a, b = write_model(tmp_path / "a"), write_model(tmp_path / "b")
-    other = tokenizer()
+    other = byte_tokenizer()
     other.add_tokens(["zebra"])
     other.save_pretrained(b)
     with pytest.raises(HwfitError, match="its tokenizer"):
@@ -173,6 +175,34 @@ def test_each_limit_breaks_alone() -> None:
     assert told.startswith("refusals: 3 unsafe prompts are no longer declined (15%)")
     (told,) = drift(refusals=Refusals(20, 20, 10, 10, 0, 3, (), ("a", "b", "c")))
     assert "newly declined" in told
+    lost = Divergence.of(Tokens(np.array([np.nan]), np.array([1.0]), np.array([np.nan]), np.array([0.0])))
+    assert len(drift(domains={"law": lost, ALL: lost}, long={"tokens 0–256": lost})) == 4
+    worst = Divergence.of(Tokens(np.array([np.inf]), np.array([1.0]), np.array([1e4]), np.array([0.0])))
+    assert worst.after == np.inf
+
+
+def test_findings_lie_beside_a_model_of_ours_or_where_asked(tmp_path: Path) -> None:
+    def target(folder: Path) -> Target:
+        return Target("m", "test", "cpu", folder, "hash", 4096, lambda context: Scripted("", ""))
+
+    assert drift_file(None, target(tmp_path)) is None  # somebody else's folder
+    for mark in ("subnet.json", "export.json"):
+        folder = tmp_path / mark[0]
+        folder.mkdir()
+        (folder / mark).touch()
+        assert drift_file(None, target(folder)) == folder / "drift.json"
+    for out, place in (("x.json", "x.json"), ("new", "new/drift.json"), (".", "drift.json")):
+        assert out_problems(tmp_path / out) == []
+        assert drift_file(tmp_path / out, target(tmp_path)) == tmp_path / place
+    (tmp_path / "a file").touch()
+    (tmp_path / "d.json").mkdir()
+    assert all(out_problems(tmp_path / out) for out in ("x.txt", "a file", "d.json"))
+    nothing = Divergence(3, np.nan, np.inf, 1.0, 0.5, 2.0, 3.0)
+    written = drift_dict(Drift("a", "b", Limits(), domains={"law": nothing}, failures=["law"]), target(tmp_path))
+    write_drift(tmp_path / "new" / "drift.json", written)
+    read = json.loads((tmp_path / "new" / "drift.json").read_text())
+    assert (read["key"], read["device"], read["passed"]) == ("hash", "cpu", False)
+    assert (read["domains"]["law"]["kl"], read["domains"]["law"]["kl_p99"]) == (None, None)
 
 
 class Scripted:
@@ -181,7 +211,7 @@ class Scripted:
     max_context = 4096
 
     def __init__(self, word: str, answer: str):
-        self.tok, self.word, self.answer = tokenizer(), word, answer
+        self.tok, self.word, self.answer = byte_tokenizer(), word, answer
 
     def prefill(self, ids) -> np.ndarray:
         self.left = self.tok.encode(self.answer if self.word in self.tok.decode(ids) else "Sure, first")
@@ -194,7 +224,7 @@ class Scripted:
 def test_refusals_lost_and_new(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     monkeypatch.setattr(refusals_module, "NEW_TOKENS", 80)  # of one byte each
-    tokenizer().save_pretrained(tmp_path / "t")
+    byte_tokenizer().save_pretrained(tmp_path / "t")
 
     def target(key: str, word: str, answer: str) -> Target:
         return Target(key, "test", "cpu", tmp_path / "t", key, 4096, lambda context: Scripted(word, answer))
@@ -213,7 +243,7 @@ def test_refusals_lost_and_new(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
 
 
 def test_chat_template_where_there_is_one() -> None:
-    tok = tokenizer()
+    tok = byte_tokenizer()
     assert chat(tok, "Why?") == "Question: Why?\nAnswer:"
     tok.chat_template = (
         "{% for m in messages %}<{{ m.role }}>{{ m.content }}{% endfor %}{% if add_generation_prompt %}<a>{% endif %}"
@@ -236,7 +266,7 @@ def test_shipped_texts() -> None:
     assert len(texts) == 15
     assert {len(articles) for articles in texts.values()} == {10}
     assert texts["French"][2] == "Tout individu a droit à la vie, à la liberté et à la sûreté de sa personne."
-    rows = language_rows(tokenizer())
+    rows = language_rows(byte_tokenizer())
     assert all(64 <= len(row) <= 384 for (row,) in rows.values())
     prompts = json.loads(shipped("refusals.json"))
     assert len(set(prompts["unsafe"])) == len(set(prompts["benign"])) == 20

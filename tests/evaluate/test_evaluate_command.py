@@ -35,6 +35,7 @@ def test_models_side_by_side(
     told = capsys.readouterr().out
     assert "HellaSwag, 1-shot acc_norm, 8 documents" in told
     assert "where a WikiHow title follows a full stop" in told  # few-shot documents of the pack differ there
+    assert "compression floor" in told
     assert "≈" in told
     rows = pack_tokens(heldout_texts(text), load_tokenizer(good), 4 * 256, 256)
     model = torch_model(load_config(good), load_weights(good))

@@ -4,7 +4,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from scored_model import Uniform, tokenizer
+from byte_tokens import byte_tokenizer
+from scored_model import Uniform
 
 from hwfit.evaluate import judge as judge_module
 from hwfit.evaluate import lm_harness
@@ -21,7 +22,7 @@ def test_weights_beside_a_large_graph_count_too(tmp_path: Path, monkeypatch: pyt
 
     monkeypatch.setattr(judge_module, "open_scorer", open_scorer)
     monkeypatch.setattr(lm_harness, "accuracy", lambda *arguments: {})
-    tokenizer().save_pretrained(tmp_path)
+    byte_tokenizer().save_pretrained(tmp_path)
     (tmp_path / "model.onnx").write_bytes(b"graph")
     (tmp_path / "model.onnx.data").write_bytes(b"weights")
     tokens = torch.zeros(2, 8, dtype=torch.long)

@@ -9,11 +9,12 @@ import numpy as np
 import pyarrow as pa
 import pytest
 import torch
+from byte_tokens import byte_tokenizer
 from lm_eval.api.instance import Instance
 from lm_eval.evaluator import simple_evaluate
 from lm_eval.models.huggingface import HFLM
 from lm_eval.tasks import TaskManager
-from scored_model import Uniform, random_llama, tokenizer
+from scored_model import Uniform, random_llama
 
 from hwfit.errors import HwfitError
 from hwfit.evaluate import tasks as task_files
@@ -76,7 +77,9 @@ def pack(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def stock(model, folder: Path, names: list[str], limit: int) -> dict[str, list[dict]]:
     """lm-eval's own Hugging Face model on the same tasks."""
-    lm = HFLM(pretrained=model, tokenizer=tokenizer() if model.config.vocab_size < 300 else model.tok, batch_size=4)
+    lm = HFLM(
+        pretrained=model, tokenizer=byte_tokenizer() if model.config.vocab_size < 300 else model.tok, batch_size=4
+    )
     manager = TaskManager(include_path=str(folder), include_defaults=False)
     results = simple_evaluate(model=lm, tasks=names, task_manager=manager, limit=limit, bootstrap_iters=100)
     assert results is not None
@@ -85,8 +88,8 @@ def stock(model, folder: Path, names: list[str], limit: int) -> dict[str, list[d
 
 def test_prepared_questions_scored_in_batches_have_the_same_outcomes(pack: None, tmp_path: Path) -> None:
     model = random_llama()
-    scores = accuracy(TorchScorer(model), tokenizer(), tuple(TASKS), docs_per_task=12, progress=False)
-    save_requests(tmp_path / "r.safetensors", prepare_requests(tokenizer(), tuple(TASKS), 12, progress=False))
+    scores = accuracy(TorchScorer(model), byte_tokenizer(), tuple(TASKS), docs_per_task=12, progress=False)
+    save_requests(tmp_path / "r.safetensors", prepare_requests(byte_tokenizer(), tuple(TASKS), 12, progress=False))
     got = outcomes(lambda ids: model(ids).logits, load_requests(tmp_path / "r.safetensors"), torch.device("cpu"))
     assert got == {name: score.per_document for name, score in scores.items()}
     rows = torch.randint(3, 200, (5, 9), generator=torch.Generator().manual_seed(0))
@@ -96,7 +99,7 @@ def test_prepared_questions_scored_in_batches_have_the_same_outcomes(pack: None,
 
 def test_accuracy_equals_stock_lm_eval(pack: None, capsys: pytest.CaptureFixture[str]) -> None:
     model = random_llama()
-    scores = accuracy(TorchScorer(model), tokenizer(), tuple(TASKS), docs_per_task=12, progress=False)
+    scores = accuracy(TorchScorer(model), byte_tokenizer(), tuple(TASKS), docs_per_task=12, progress=False)
     assert "it/s" not in capsys.readouterr().err
     reference = stock(model, task_folder(tuple(TASKS), progress=False), list(TASKS), 12)
     assert {name: score.metric for name, score in scores.items()} == {
@@ -116,7 +119,7 @@ def test_accuracy_equals_stock_lm_eval(pack: None, capsys: pytest.CaptureFixture
 
 def test_log_likelihoods_equal_stock_lm_eval() -> None:
     """Including an empty context, a trailing space and a context that must lose its beginning."""
-    model, tok = random_llama(), tokenizer()
+    model, tok = random_llama(), byte_tokenizer()
     pairs = [("abc", " de"), ("", "xyz"), ("trailing ", "word"), ("long " * 30, "end"), ("q", "a"), ("é", "ü ü")]
     requests = [Instance("loglikelihood", {}, pair, i, ("t", i, 1)) for i, pair in enumerate(pairs)]
     lm = OnnxLM(TorchScorer(model), tok, progress=False)
@@ -140,9 +143,9 @@ def test_the_same_documents_every_time(pack: None) -> None:
 
 def test_unknown_task_and_too_many_documents(pack: None) -> None:
     with pytest.raises(HwfitError, match=r"task 'pika' is unknown; .*did you mean piqa"):
-        accuracy(Uniform(), tokenizer(), ["pika"])
+        accuracy(Uniform(), byte_tokenizer(), ["pika"])
     with pytest.raises(HwfitError, match="17 documents asked for; allowed: 1 to 16") as caught:
-        accuracy(Uniform(), tokenizer(), docs_per_task=17)
+        accuracy(Uniform(), byte_tokenizer(), docs_per_task=17)
     assert len(caught.value.problems) == 3
 
 

@@ -6,11 +6,11 @@ from pathlib import Path
 
 import gguf
 import torch
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+from byte_tokens import TOKENS, byte_tokenizer
+from gguf_names import GGUF_NAMES
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-VOCAB = 260
-BYTES = sorted(pre_tokenizers.ByteLevel.alphabet())
+VOCAB = len(TOKENS) + 1
 
 
 def tiny_llama(tied: bool = False, seed: int = 0, hidden: int = 48) -> LlamaForCausalLM:
@@ -39,20 +39,15 @@ def tiny_llama(tied: bool = False, seed: int = 0, hidden: int = 48) -> LlamaForC
     return model
 
 
-def byte_tokenizer() -> PreTrainedTokenizerFast:
-    """`<|endoftext|>` (0), `<|im_start|>` (1), `<|im_end|>` (2), one token a byte, and a "th" it never makes."""
-    special = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
-    tokenizer = Tokenizer(models.BPE({token: i for i, token in enumerate([*special, *BYTES, "th"])}, []))
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    tokenizer.decoder = decoders.ByteLevel()
-    tokenizer.add_special_tokens(special)
-    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, bos_token=special[1], eos_token=special[2])
+def tokenizer() -> PreTrainedTokenizerFast:
+    """Of bytes, and a "th" it never makes."""
+    return byte_tokenizer(["th"])
 
 
 def write_folder(folder: Path, tied: bool = False) -> LlamaForCausalLM:
     model = tiny_llama(tied)
     model.save_pretrained(folder)
-    byte_tokenizer().save_pretrained(folder)
+    tokenizer().save_pretrained(folder)
     return model
 
 
@@ -72,32 +67,22 @@ def write_gguf(path: Path, model: LlamaForCausalLM, architecture: str = "llama",
     writer.add_vocab_size(c.vocab_size)
     writer.add_tokenizer_model("gpt2")
     writer.add_tokenizer_pre("smollm")
-    tokens = ["<|endoftext|>", "<|im_start|>", "<|im_end|>", *BYTES, "th"]
+    tokens = [*TOKENS, "th"]
     writer.add_token_list(tokens)
     writer.add_token_types([gguf.TokenType.CONTROL] * 3 + [gguf.TokenType.NORMAL] * 257)
     writer.add_token_merges(["t h"])
     writer.add_bos_token_id(1)
     writer.add_eos_token_id(2)
     writer.add_pad_token_id(2)
-    names = {
-        "model.embed_tokens": "token_embd",
-        "model.norm": "output_norm",
-        "lm_head": "output",
-        "input_layernorm": "attn_norm",
-        "post_attention_layernorm": "ffn_norm",
-        **{f"self_attn.{x}_proj": f"attn_{x}" for x in "qkv"},
-        "self_attn.o_proj": "attn_output",
-        **{f"mlp.{x}_proj": f"ffn_{x}" for x in ("gate", "up", "down")},
-    }
     for name, weight in model.state_dict().items():
         if name == "lm_head.weight" and c.tie_word_embeddings:
             continue
         stem = name.removesuffix(".weight")
         if stem.startswith("model.layers."):
             _, _, block, kind = stem.split(".", 3)
-            target = f"blk.{block}.{names[kind]}.weight"
+            target = f"blk.{block}.{GGUF_NAMES[kind]}.weight"
         else:
-            kind, target = stem, f"{names[stem]}.weight"
+            kind, target = stem, f"{GGUF_NAMES[stem]}.weight"
         array = weight.numpy()
         heads = {"self_attn.q_proj": c.num_attention_heads, "self_attn.k_proj": c.num_key_value_heads}.get(kind)
         if heads:

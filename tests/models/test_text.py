@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from model_folder import byte_tokenizer
+from model_folder import tokenizer
 
 from hwfit.errors import HwfitError
 from hwfit.models import text
@@ -57,20 +57,20 @@ def test_missing_user_file(tmp_path: Path) -> None:
 @settings(max_examples=30, deadline=None)
 @given(texts=st.lists(st.text("abc é", max_size=30), min_size=1, max_size=600), seq=st.integers(1, 40))
 def test_packing_is_the_concatenation(texts: list[str], seq: int) -> None:
-    tokenizer = byte_tokenizer()
-    stream = [i for t in texts for i in [*tokenizer.encode(t, add_special_tokens=False), 0]]
+    tok = tokenizer()
+    stream = [i for t in texts for i in [*tok.encode(t, add_special_tokens=False), 0]]
     if len(stream) < seq:
         with pytest.raises(HwfitError, match=f"hold only {len(stream)}"):
-            text.pack_tokens(texts, tokenizer, seq, seq)
+            text.pack_tokens(texts, tok, seq, seq)
         return
-    packed = text.pack_tokens(texts, tokenizer, len(stream), seq)
+    packed = text.pack_tokens(texts, tok, len(stream), seq)
     assert packed.shape == (len(stream) // seq, seq)
     assert packed.flatten().tolist() == stream[: packed.numel()]
 
 
 def test_packing_without_enough_text() -> None:
     with pytest.raises(HwfitError, match="at most 4"):
-        text.pack_tokens(["abc", "d"], byte_tokenizer(), 8, 4)
+        text.pack_tokens(["abc", "d"], tokenizer(), 8, 4)
 
 
 def boolq(title: str, passage: str) -> dict:

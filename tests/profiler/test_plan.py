@@ -1,16 +1,17 @@
 import random
 from collections import Counter
 
+import model_shapes
 import pytest
 from fake_backend import FakeBackend, tiny_space
 
 from hwfit.kernels.op import subnet_ops
 from hwfit.profiler.plan import plan
 from hwfit.space import Space
-from hwfit.subnet import ModelShape, Subnet
+from hwfit.subnet import Subnet
 from hwfit.workload import Workload
 
-SMOLLM2 = Space.default(ModelShape(576, 9, 3, 64, 1536, 30, 49152))
+SMOLLM2 = Space.default(model_shapes.SMOLLM2)
 BACKEND = FakeBackend(work=lambda seconds: None)
 
 

@@ -7,6 +7,7 @@ import os
 import pytest
 import torch
 from fake_gpu import FakePynvml, process
+from model_shapes import LLAMA_8B
 
 from hwfit.errors import HwfitError
 from hwfit.precision import Precision
@@ -14,10 +15,9 @@ from hwfit.profiler import preflight as preflight_module
 from hwfit.profiler.nvml import Nvml, Process
 from hwfit.profiler.preflight import foreign, gpu_problems, memory_problems, preflight, whole_bytes
 from hwfit.profiler.whole_models import split_by_bytes
-from hwfit.subnet import ModelShape, Subnet
+from hwfit.subnet import Subnet
 from hwfit.workload import Workload
 
-LLAMA_8B = ModelShape(4096, 32, 8, 128, 14336, 32, 128_256)
 PRECISIONS = [Precision.parse(p) for p in ("w16a16", "w8a16", "w4a16g128")]
 
 

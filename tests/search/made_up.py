@@ -24,6 +24,19 @@ from hwfit.subnet import LINEARS
 AXES = (*WIDTHS, "lm_head")
 
 
+class Bits:
+    """Every op costs its weight bits."""
+
+    device, precisions = "cpu-none", set()
+
+    def price(self, op: Op) -> float:
+        bits = {"w32": 32, "w8a8": 8, "w4a8": 4, "w8a16": 8, "w4a16": 4}.get(op.precision, 1)
+        return 1e-9 * (bits * max(op.n, 1) * max(op.k, 1) + 1)
+
+    def predict(self, op: Op) -> Estimate:
+        return Estimate(self.price(op), 0.0, 1.0, "measured")
+
+
 @dataclass(frozen=True)
 class MadeUp:
     """Seconds or joules of an op that depend on all of it and on the seed alone."""

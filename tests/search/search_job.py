@@ -12,10 +12,9 @@ from dataclasses import replace
 from pathlib import Path
 
 import torch
+from made_up import Bits
 from search_llama import tiny_space, write_model
 
-from hwfit.kernels.op import Op
-from hwfit.latency_models.estimate import Estimate
 from hwfit.latency_models.whole import WholeModel
 from hwfit.search import joint, parallel
 from hwfit.search import study as study_module
@@ -33,20 +32,7 @@ SEARCH = SearchSettings(
 )
 
 
-# activations stay as they are: one on a rounding boundary would part two runs that differ in the order of their sums
-class Bits:
-    """Every op costs its weight bits."""
-
-    device, precisions = "cpu-none", set()
-
-    def price(self, op: Op) -> float:
-        bits = {"w32": 32, "w8a8": 8, "w4a8": 4, "w8a16": 8, "w4a16": 4}.get(op.precision, 1)
-        return 1e-9 * (bits * max(op.n, 1) * max(op.k, 1) + 1)
-
-    def predict(self, op: Op) -> Estimate:
-        return Estimate(self.price(op), 0.0, 1.0, "measured")
-
-
+# activations may stay as they are: one on a rounding boundary would part two runs that differ in the order of sums
 def run(out: Path, distil: DistilSettings, act_bits: int = 8, search: SearchSettings = SEARCH) -> None:
     joint.WARM_STEPS = 6
     write_model(out.parent / "model")

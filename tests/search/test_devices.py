@@ -2,21 +2,18 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
-import safetensors.torch
 import torch
-from search_llama import CONFIG, random_weights, tiny_space
+from made_up import Bits
+from search_llama import tiny_space, write_model
 from second_device import DEVICE, Elsewhere, Second
 
 from hwfit.errors import HwfitError
 from hwfit.evaluate.batched import outcomes, row_losses
 from hwfit.evaluate.requests import Requests
-from hwfit.kernels.op import Op
-from hwfit.latency_models.estimate import Estimate
 from hwfit.latency_models.whole import WholeModel
 from hwfit.search.budget import Budget
 from hwfit.search.distil import DistilSettings, Student, distil
@@ -34,26 +31,9 @@ SETTINGS = SearchSettings(
 )
 
 
-class Bits:
-    """Every op costs its weight bits."""
-
-    device, precisions = "cpu-none", set()
-
-    def price(self, op: Op) -> float:
-        bits = {"w32": 32, "w8a8": 8, "w4a8": 4}.get(op.precision, 1)
-        return 1e-9 * (bits * max(op.n, 1) * max(op.k, 1) + 1)
-
-    def predict(self, op: Op) -> Estimate:
-        return Estimate(self.price(op), 0.0, 1.0, "measured")
-
-
 @pytest.fixture
 def model(tmp_path: Path) -> Path:
-    folder = tmp_path / "model"
-    folder.mkdir()
-    (folder / "config.json").write_text(json.dumps(CONFIG))
-    safetensors.torch.save_file(random_weights(), folder / "model.safetensors")
-    return folder
+    return write_model(tmp_path / "model")
 
 
 def study(model: Path, cache: Path, device: torch.device) -> Study:
