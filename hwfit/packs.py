@@ -73,10 +73,8 @@ def wheel(pack: Pack, progress: bool = True) -> Path:
     Raises `HwfitError` when pip cannot fetch it (with pip's own last words) or when the cache cannot be written.
     """
     path = cache_dir() / "packs" / pack.file_name
-    if path.exists():
-        if sha256(path) == pack.sha256:
-            return path
-        path.unlink()
+    if path.exists() and sha256(path) == pack.sha256:
+        return path
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=path.parent) as folder:

@@ -10,7 +10,6 @@ from pathlib import Path
 
 import pytest
 
-from hwfit.models.fetch import fetch
 from hwfit.report.results import read_results
 from hwfit.subnet import Subnet
 
@@ -30,8 +29,7 @@ def processor_seconds() -> float:
     return used.ru_utime + used.ru_stime
 
 
-def test_quick_demo_passes_through_every_stage_and_resumes(tmp_path: Path):
-    fetch("smollm2-135m")
+def test_quick_demo_passes_through_every_stage_and_resumes(smollm2: Path, tmp_path: Path):
     out, tables = tmp_path / "run", tmp_path / "tables"
     start = processor_seconds()
     printed = demo("--out", out, "--tables", tables)

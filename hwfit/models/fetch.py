@@ -107,9 +107,13 @@ def _make(name: str, directory: Path, wheel: Path, texts: list[str], progress: b
         made = Path(scratch) / "made"
         _write(made, config, rotated, tokenizer, provenance)
         check_model(made)
-        if not (directory / "hwfit.json").exists():  # another process may have been faster
+        if directory.exists() and not (directory / "hwfit.json").exists():
             shutil.rmtree(directory, ignore_errors=True)
+        try:
             made.rename(directory)
+        except OSError:  # another process was faster
+            if not (directory / "hwfit.json").exists():
+                raise
         on()
 
 

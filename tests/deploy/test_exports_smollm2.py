@@ -13,7 +13,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from hwfit.deploy.bundle import Bundle, quantise_bundle
 from hwfit.deploy.exporters import export_bundle
-from hwfit.models.llama import load_config, load_shape, load_tokenizer, load_weights, open_model
+from hwfit.models.llama import load_config, load_shape, load_tokenizer, load_weights
 from hwfit.subnet import Subnet
 
 TEXTS = (
@@ -24,20 +24,19 @@ TEXTS = (
 )
 
 
-def real(choices: tuple[str, ...]) -> tuple[Bundle, Path]:
-    folder = open_model("smollm2-135m", progress=False)
+def real(folder: Path, choices: tuple[str, ...]) -> Bundle:
     whole = Subnet.whole(load_shape(folder), "w32", "w8a8g32")
     kept = tuple(b for b in range(30) if b not in (10, 20))
     subnet = dataclasses.replace(whole, mlp=(1280,) * 28, blocks=kept, precision=whole.precision[:28])
     subnet = random_precisions(subnet, 0, choices)
-    return quantise_bundle(load_weights(folder), load_shape(folder), load_config(folder), subnet), folder
+    return quantise_bundle(load_weights(folder), load_shape(folder), load_config(folder), subnet)
 
 
 @pytest.mark.slow
-def test_gguf_in_transformers_with_its_own_tokenizer(tmp_path: Path) -> None:
-    bundle, folder = real(("w8a8", "w8a8g64", "w4a8g32"))
-    exported = export_bundle(bundle, folder, tmp_path / "out", "gguf")
-    mine, theirs = load_tokenizer(folder), AutoTokenizer.from_pretrained(exported.folder, gguf_file="model.gguf")
+def test_gguf_in_transformers_with_its_own_tokenizer(smollm2: Path, tmp_path: Path) -> None:
+    bundle = real(smollm2, ("w8a8", "w8a8g64", "w4a8g32"))
+    exported = export_bundle(bundle, smollm2, tmp_path / "out", "gguf")
+    mine, theirs = load_tokenizer(smollm2), AutoTokenizer.from_pretrained(exported.folder, gguf_file="model.gguf")
     for text in TEXTS:
         assert theirs(text)["input_ids"] == mine(text)["input_ids"]
     ids = np.array([mine(TEXT)["input_ids"][:64]])
@@ -48,11 +47,11 @@ def test_gguf_in_transformers_with_its_own_tokenizer(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_compressed_tensors_in_stock_transformers(tmp_path: Path) -> None:
+def test_compressed_tensors_in_stock_transformers(smollm2: Path, tmp_path: Path) -> None:
     pytest.importorskip("compressed_tensors")
-    bundle, folder = real(("w8a16", "w8a8g64", "w4a8g32"))
-    exported = export_bundle(bundle, folder, tmp_path / "out", "compressed-tensors-symmetric", take_nearest=True)
-    ids = np.array([load_tokenizer(folder)(TEXT)["input_ids"][:64]])
+    bundle = real(smollm2, ("w8a16", "w8a8g64", "w4a8g32"))
+    exported = export_bundle(bundle, smollm2, tmp_path / "out", "compressed-tensors-symmetric", take_nearest=True)
+    ids = np.array([load_tokenizer(smollm2)(TEXT)["input_ids"][:64]])
     model = AutoModelForCausalLM.from_pretrained(exported.folder, dtype=torch.float32)
     error = norm_error(logits(model, ids), logits(twin(bundle), ids))
     print(f"relative error {error:.1e}, {exported.bytes / 1e6:.0f} MB")

@@ -13,7 +13,7 @@ from hwfit.deploy.onnx_graph import write_onnx
 from hwfit.deploy.runtime import OnnxModel
 from hwfit.deploy.slice import subnet_config
 from hwfit.kernels.quantise import fake_quantise_activations
-from hwfit.models.llama import load_config, load_shape, load_tokenizer, load_weights, open_model, torch_model
+from hwfit.models.llama import load_config, load_shape, load_tokenizer, load_weights, torch_model
 from hwfit.subnet import Subnet
 
 TEXT = (
@@ -24,10 +24,9 @@ TEXT = (
 
 
 @pytest.mark.slow
-def test_fp32_logits_and_16_decode_steps_are_within_1e_4(tmp_path: Path) -> None:
-    folder = open_model("smollm2-135m", progress=False)
-    config, shape, weights = load_config(folder), load_shape(folder), load_weights(folder)
-    ids = torch.tensor(load_tokenizer(folder)(TEXT)["input_ids"])[None, :64]
+def test_fp32_logits_and_16_decode_steps_are_within_1e_4(smollm2: Path, tmp_path: Path) -> None:
+    config, shape, weights = load_config(smollm2), load_shape(smollm2), load_weights(smollm2)
+    ids = torch.tensor(load_tokenizer(smollm2)(TEXT)["input_ids"])[None, :64]
     with torch.no_grad():
         expected = torch_model(config, weights)(ids).logits[0].numpy()
     path = write_onnx(quantise_bundle(weights, shape, config, Subnet.whole(shape)), tmp_path / "m.onnx")
@@ -41,15 +40,14 @@ def test_fp32_logits_and_16_decode_steps_are_within_1e_4(tmp_path: Path) -> None
 
 
 @pytest.mark.slow
-def test_a_mixed_precision_subnet_is_within_the_cost_of_rounding_its_activations(tmp_path: Path) -> None:
+def test_a_mixed_precision_subnet_is_within_the_cost_of_rounding_its_activations(smollm2: Path, tmp_path: Path) -> None:
     """Each linear agrees to 2e-6 (tests/kernels), but some of the 10^7 roundings a call flip to the next step.
 
     From there on a sequence is another draw of the same rounding noise, so what can be asked of a whole model is an
     error below the cost of that noise, and the same next-token distribution for practical purposes.
     """
-    folder = open_model("smollm2-135m", progress=False)
-    config, shape, weights = load_config(folder), load_shape(folder), load_weights(folder)
-    ids = torch.tensor(load_tokenizer(folder)(TEXT)["input_ids"])[None, :64]
+    config, shape, weights = load_config(smollm2), load_shape(smollm2), load_weights(smollm2)
+    ids = torch.tensor(load_tokenizer(smollm2)(TEXT)["input_ids"])[None, :64]
     whole = Subnet.whole(shape)
     kept = tuple(b for b in range(shape.blocks) if b not in (10, 20))
     subnet = dataclasses.replace(

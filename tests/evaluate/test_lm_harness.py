@@ -155,12 +155,11 @@ def test_mean_accuracy() -> None:
 
 
 @pytest.mark.slow
-def test_smollm2_equals_stock_lm_eval() -> None:
-    from hwfit.models.llama import load_config, load_tokenizer, load_weights, open_model, torch_model
+def test_smollm2_equals_stock_lm_eval(smollm2: Path) -> None:
+    from hwfit.models.llama import load_config, load_tokenizer, load_weights, torch_model
 
-    path = open_model("smollm2-135m")
-    model = torch_model(load_config(path), load_weights(path))
-    model.tok = load_tokenizer(path)
+    model = torch_model(load_config(smollm2), load_weights(smollm2))
+    model.tok = load_tokenizer(smollm2)
     scores = accuracy(TorchScorer(model), model.tok, docs_per_task=5, progress=False)
     reference = stock(model, task_folder(tuple(TASKS)), list(TASKS), 5)
     for name, score in scores.items():

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import time
 import zipfile
 from pathlib import Path
@@ -77,18 +78,31 @@ def test_no_room_for_the_model(tiny: Path, monkeypatch: pytest.MonkeyPatch) -> N
     assert list((packs.cache_dir() / "models").iterdir()) == []
 
 
+def test_the_model_of_a_faster_process_stays(tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path, check = packs.cache_dir() / "models" / f"tiny-r{fetching.RECIPE}", fetching.check_model
+
+    def overtaken(made: Path) -> None:
+        check(made)
+        shutil.copytree(made, path)
+        (path / "mine").touch()
+
+    monkeypatch.setattr(fetching, "check_model", overtaken)
+    assert fetching.fetch("tiny", progress=False) == path
+    assert (path / "mine").exists()
+    assert list(path.parent.iterdir()) == [path]
+
+
 def test_unknown_name() -> None:
     with pytest.raises(HwfitError, match="model 'smol' is unknown; allowed: smollm2-135m"):
         fetching.fetch("smol")
 
 
 @pytest.mark.slow
-def test_smollm2() -> None:
-    path = fetching.fetch()
-    start = time.perf_counter()
-    assert fetching.fetch() == path
-    assert time.perf_counter() - start < 0.1
-    weights, config, tokenizer = load_weights(path), load_config(path), load_tokenizer(path)
+def test_smollm2(smollm2: Path) -> None:
+    start = time.process_time()
+    assert fetching.fetch() == smollm2
+    assert time.process_time() - start < 0.1
+    weights, config, tokenizer = load_weights(smollm2), load_config(smollm2), load_tokenizer(smollm2)
     model = torch_model(config, weights)
     ids = tokenizer("The capital of France is", return_tensors="pt")["input_ids"]
     assert " Paris" in tokenizer.decode(model.generate(ids, max_new_tokens=4, do_sample=False)[0])
