@@ -18,8 +18,9 @@ Seconds are medians over turns in which all forms alternate, `_spread` is (large
 `extra_mb` is the peak memory of a forward and backward of the block at full precision beyond that of the same block
 without any choice of width; `step.copies_mb` what `o_proj` holds in copies of each head size, with quantisation on.
 `max_abs_diff`: outputs and gradients, ours against loops and stacked masks that were run whole, over the largest
-magnitude of each. With quantisation on, values at a rounding boundary can fall to either side, so `step.rms_diff`
-(and that of the gradients of precisions and pairs) is a relative root mean square.
+magnitude of each; `_off_float64` that of each form from ours computed in float64. With quantisation on, values at a
+rounding boundary can fall to either side, so `step.rms_diff` (and that of the gradients of precisions and pairs) is a
+relative root mean square.
 """
 
 from __future__ import annotations
@@ -93,6 +94,7 @@ def measure(shape: ModelShape, options: argparse.Namespace) -> Figures:
                 options.rounds, options.sample, count in EVERYTHING, advance
             )
             worst = max(worst, found[count].difference)
+            figures |= {f"c{count}.layers.{form}_off_float64": off for form, off in found[count].off.items()}
             figures |= _told(_of_layers(f"c{count}", found[count], (_block_peak(net, options.tokens) - plain) / 1e6))
         del net
         net = Supernet(weights, config(shape), space_of(options.counts[0], QUANTISED, shape), (0,))

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from statistics import median
 
 import torch
@@ -16,6 +17,7 @@ from benchmarks.supernet_masks.setting import Clock, soft_choices
 from hwfit.latency_models.choices import Choices
 from hwfit.search.forward import GATE_UP, QKV
 from hwfit.search.masks import masked
+from hwfit.search.mixing import MixedLinear
 from hwfit.search.supernet import Mix, Supernet
 from hwfit.space import LINEAR_WIDTHS
 
@@ -31,12 +33,15 @@ Samples = dict[str, list[float]]
 class Times:
     """Of one forward and backward of all mixed layers. `mixing` is the part of a rival's that mixes weights and takes
     their gradient apart; `whole` says of which rivals all slices or rows were run. `difference` is the largest between
-    ours and a rival run whole, over the largest magnitude of its tensor."""
+    ours and a rival run whole, over the largest magnitude of its tensor; `off` is that of each form from ours in
+    float64, at the count at which nothing is sampled.
+    """
 
     seconds: defaultdict[str, Samples] = field(default_factory=lambda: defaultdict(dict))
     mixing: defaultdict[str, Samples] = field(default_factory=lambda: defaultdict(dict))
     whole: dict[str, bool] = field(default_factory=lambda: dict.fromkeys(RIVALS, True))
     difference: float = 0.0
+    off: defaultdict[str, float] = field(default_factory=lambda: defaultdict(float))
 
     def total(self, form: str, pick: Callable[[Sequence[float]], float] = median) -> float:
         return sum(map(pick, self.seconds[form].values()))
@@ -62,7 +67,7 @@ class Layers:
         for names in SITES:
             site, choices = " ".join(names), soft_choices(self.net.space, self.net.device)
             x, directions = self._random(names[0], inputs=True).requires_grad_(), [self._random(n) for n in names]
-            mine = self.ours(choices, names, x, directions)
+            mine, exact = self.ours(choices, names, x, directions), {}
             for turn in range(rounds):
                 for form in RIVALS:
                     whole, theirs = everything or form not in SAMPLED, []
@@ -74,6 +79,10 @@ class Layers:
                         out.whole[form] &= parts == 1
                     if theirs and out.whole[form]:
                         out.difference = max(out.difference, _difference(mine, theirs))
+                        if everything:
+                            exact = exact or self._exact(choices, names, x, directions)
+                            out.off[form] = max(out.off[form], _difference(exact, theirs))
+                            out.off[OURS] = max(out.off[OURS], _difference(exact, [mine]))
                     took = self.clock.seconds(lambda: self.ours(choices, names, x, directions))  # noqa: B023
                     out.seconds[OURS].setdefault(site, []).append(took)
                     advance(note=form)
@@ -87,6 +96,20 @@ class Layers:
         ys = mix.linears(0, names, masked(x, mix.inner(0, names[0])))
         loss = torch.stack([(y * d).sum() for y, d in zip(ys, directions, strict=True)]).sum()
         return dict(zip(names, ys, strict=True)) | _gradients(loss, choices, x)
+
+    def _exact(
+        self, choices: Choices, names: tuple[str, ...], x: Tensor, directions: Sequence[Tensor]
+    ) -> dict[str, Tensor]:
+        """`ours` in float64."""
+        net = copy.deepcopy(self.net).double()
+        net.dtype = torch.float64
+        for linear in net.modules():
+            if isinstance(linear, MixedLinear):
+                linear.weight = linear.weight.double()
+        net.refresh()
+        double = Layers(net, self.tokens, self.clock)
+        wide = Choices(*(getattr(choices, f.name).detach().double().requires_grad_() for f in fields(choices)))
+        return double.ours(wide, names, x.detach().double().requires_grad_(), [d.double() for d in directions])
 
     def _rival(
         self, form: str, name: str, choices: Choices, x: Tensor, direction: Tensor, parts: int, out: Times
