@@ -1,8 +1,13 @@
-"""Figures: what the page's interactive plots share, and the plots of predictions and of the search."""
+"""Figures: what the page's interactive plots share.
+
+A trace of one model says which in `meta["row"]`, an annotation in `name`; a trace with a point a model lists them in
+`customdata`. `page.js` filters and highlights by these. `meta["role"]` is `mark` for the trace that stands for its
+model (the arrow keys walk through them) and `curve` for a line that is drawn thicker when its model is selected.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from html import escape
 from math import log10
 from typing import Any
@@ -10,68 +15,16 @@ from typing import Any
 import plotly.graph_objects as go
 
 from hwfit.report import text
-from hwfit.report.results import Results, Row, Step
+from hwfit.report.results import Row
 from hwfit.report.text import LOOKS
 from hwfit.workload import PhaseName
 
-DASHES = ("solid", "dash", "dot", "dashdot", "longdash", "longdashdot")
-SHADES = ("#0072b2", "#d55e00", "#000000", "#009e73", "#9b4f96", "#7a5c00")
 MARGIN = {"l": 52, "r": 10, "t": 12, "b": 44}
-AGAINST_BUDGET = "expected cost ÷ budget"
-PANELS: dict[str, Callable[[Step], float]] = {
-    "training loss": lambda s: s.loss,
-    AGAINST_BUDGET: lambda s: s.expected / s.budget,
-    "entropy of the choices": lambda s: s.entropy,
-    "budget multiplier": lambda s: s.multiplier,
-}
-
-
-def predictions(results: Results, phase: PhaseName) -> go.Figure:
-    """Predicted against measured latency, with the line of equality and a band of ± 8 % around it."""
-    rows = [row for row in results.rows if row.timing(phase).predicted is not None]
-    figure = new_figure(360, f"{phase}, ms measured", "ms predicted")
-    axis = log_axis([t * 1e3 for row in rows for t in times_of(row, phase)] or [1.0])
-    ends = [10**v for v in axis["range"]]
-    figure.update_xaxes(axis)
-    figure.update_yaxes(axis)
-    band = {"x": [*ends, *ends[::-1]], "y": [ends[0] * 1.08, ends[1] * 1.08, ends[1] * 0.92, ends[0] * 0.92]}
-    figure.add_scatter(**band, fill="toself", fillcolor="#ececec", line={"width": 0}, mode="lines", hoverinfo="skip")
-    figure.add_scatter(x=ends, y=ends, mode="lines", line={"color": "#888", "width": 1}, hoverinfo="skip")
-    for row in rows:
-        timing, look = row.timing(phase), LOOKS[row.kind]
-        assert timing.predicted is not None
-        figure.add_scatter(
-            x=[timing.measured * 1e3],
-            y=[timing.predicted * 1e3],
-            error_x=error_bars(timing.measured * 1e3, timing.low * 1e3, timing.high * 1e3, look.colour),
-            mode="markers",
-            marker={"symbol": look.symbol, "color": look.colour, "size": 10, "line": {"color": "white", "width": 1}},
-            hovertemplate=story(row) + "<extra></extra>",
-        )
-    return figure
-
-
-def trajectories(results: Results, panel: str) -> go.Figure:
-    """One quantity of `PANELS` over the search's steps, a line a budget."""
-    figure = new_figure(260, "step", panel)
-    value = PANELS[panel]
-    if panel == AGAINST_BUDGET:
-        steps = [s.step for run in results.search for s in run.steps]
-        guide(figure, [min(steps), max(steps)], [1, 1])
-    for i, run in enumerate(results.search):
-        figure.add_scatter(
-            x=[s.step for s in run.steps],
-            y=[value(s) for s in run.steps],
-            mode="lines",
-            line={"color": SHADES[i % len(SHADES)], "dash": DASHES[i % len(DASHES)], "width": 1.8},
-            hovertemplate=f"{escape(run.budget_name)}: %{{y:.4g}} at step %{{x}}<extra></extra>",
-        )
-    return figure
+AXIS = {"showline": True, "linecolor": "#444", "gridcolor": "#e6e6e6", "zeroline": False, "ticks": "outside"}
 
 
 def new_figure(height: int, x: str, y: str) -> go.Figure:
     """An empty figure with axis titles, as wide as its place on the page."""
-    axis = {"showline": True, "linecolor": "#444", "gridcolor": "#e6e6e6", "zeroline": False, "ticks": "outside"}
     return go.Figure(
         layout={
             "height": height,
@@ -79,10 +32,10 @@ def new_figure(height: int, x: str, y: str) -> go.Figure:
             "plot_bgcolor": "white",
             "paper_bgcolor": "white",
             "font": {"family": "system-ui, sans-serif", "size": 13, "color": "#1a1a1a"},
-            "showlegend": False,
+            "showlegend": False,  # the page has keys that wrap; saved pictures get a legend
             "hoverlabel": {"bgcolor": "white", "font": {"size": 13}, "align": "left"},
-            "xaxis": {**axis, "title": {"text": x, "standoff": 8, "font": {"size": 13}}},
-            "yaxis": {**axis, "automargin": True, "title": {"text": y, "standoff": 6, "font": {"size": 13}}},
+            "xaxis": {**AXIS, "title": {"text": x, "standoff": 8, "font": {"size": 13}}},
+            "yaxis": {**AXIS, "automargin": True, "title": {"text": y, "standoff": 6, "font": {"size": 13}}},
         }
     )
 
@@ -107,16 +60,22 @@ def times_of(row: Row, phase: PhaseName) -> list[float]:
     return [t.low, t.measured, t.high] + ([] if t.predicted is None else [t.predicted])
 
 
-def guide(figure: go.Figure, x: Sequence[float], y: Sequence[float]) -> None:
+def guide(figure: go.Figure, x: Sequence[Any], y: Sequence[Any], **axes: str) -> None:
     """A thin dashed line behind whatever is drawn after it."""
     line = {"color": "#999", "width": 1, "dash": "dash"}
-    figure.add_scatter(x=list(x), y=list(y), mode="lines", line=line, hoverinfo="skip")
+    figure.add_scatter(x=list(x), y=list(y), mode="lines", line=line, hoverinfo="skip", showlegend=False, **axes)
 
 
 def error_bars(value: float, low: float, high: float, colour: str) -> dict[str, Any]:
     """An interval from `low` to `high` around `value`."""
     reach = {"array": [max(0.0, high - value)], "arrayminus": [max(0.0, value - low)]}
     return {"type": "data", "symmetric": False, "color": colour, "thickness": 1.2, "width": 3, **reach}
+
+
+def legend_of(row: Row, rows: Sequence[Row]) -> dict[str, Any]:
+    """A trace's name in the legend of a saved picture: once a kind."""
+    first = next(r for r in rows if r.kind == row.kind)
+    return {"name": LOOKS[row.kind].title, "legendgroup": row.kind, "showlegend": row is first}
 
 
 def story(row: Row) -> str:

@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from html import escape
 from math import log10
 from typing import Any
 
 import plotly.graph_objects as go
 
+from hwfit.report.canvas import NARROW, WIDE, Canvas, Name
 from hwfit.report.dominance import beaten_rows, joint_front
-from hwfit.report.figures import MARGIN, error_bars, guide, log_axis, new_figure, story, times_of
-from hwfit.report.labels import Box, line_boxes, place_labels
+from hwfit.report.figures import error_bars, guide, legend_of, log_axis, new_figure, story, times_of
+from hwfit.report.labels import Box, line_boxes
 from hwfit.report.results import Results, Row
 from hwfit.report.text import LOOKS
 from hwfit.workload import PhaseName
 
 HEIGHT = 460
-NARROW, WIDE = 350, 760  # page widths in pixels the labels of points are placed for
+SIZES = {"star": 15, "triangle-up": 13}
 
 
 def pareto(results: Results, phase: PhaseName) -> go.Figure:
@@ -36,44 +38,39 @@ def pareto(results: Results, phase: PhaseName) -> go.Figure:
     figure.add_scatter(
         x=[row.timing(phase).measured * 1e3 for row in joint],
         y=[row.perplexity for row in joint],
+        customdata=[row.name for row in joint],
         mode="lines",
         line={"color": LOOKS["joint"].colour, "width": 1},
         hoverinfo="skip",
+        showlegend=False,
     )
     for row in rows:
-        _point(figure, row, phase, beaten.get(row.name))
+        _point(figure, row, rows, phase, beaten.get(row.name))
     notes = [_limit_note(limit) for limit in limits]
-    numbers = [f"<b>{i + 1}</b>" for i in range(len(rows))]
-    names = [escape(row.name) for row in rows]
-    narrow = notes + _names(figure, results, phase, numbers, [1] * len(rows), NARROW)
-    wide = notes + _names(figure, results, phase, names, [len(row.name) for row in rows], WIDE)
+    numbers = [Name(row.name, f"<b>{i + 1}</b>", len(str(i + 1))) for i, row in enumerate(rows)]
+    names = [Name(row.name, escape(row.name), len(row.name)) for row in rows]
+    narrow = notes + _names(Canvas(figure, NARROW), results, phase, numbers)
+    wide = notes + _names(Canvas(figure, WIDE), results, phase, names)
     figure.update_layout(meta={"narrow": narrow, "wide": wide})
     return figure
 
 
-def _point(figure: go.Figure, row: Row, phase: PhaseName, by: str | None) -> None:
+def _point(figure: go.Figure, row: Row, rows: Sequence[Row], phase: PhaseName, by: str | None) -> None:
     look, timing = LOOKS[row.kind], row.timing(phase)
-    x, y, size = (
-        timing.measured * 1e3,
-        row.perplexity,
-        15 if look.symbol == "star" else 11 if look.symbol != "triangle-up" else 13,
-    )
+    x, y, size = timing.measured * 1e3, row.perplexity, SIZES.get(look.symbol, 11)
     beaten = f"<br>beaten beyond the intervals by {escape(by)}" if by else ""
     hover = {"hovertemplate": f"{story(row)}{beaten}<extra></extra>"}
+    quiet: dict[str, Any] = {"meta": {"row": row.name}, "showlegend": False}
     if timing.predicted is not None:
         expected = timing.predicted * 1e3
-        hollow = {
-            "symbol": look.symbol,
-            "size": size - 2,
-            "color": "white",
-            "line": {"color": look.colour, "width": 1.2},
-        }
+        hollow = {"symbol": look.symbol, "size": size - 2, "color": "white"}
+        hollow["line"] = {"color": look.colour, "width": 1.2}
         dots = {"color": look.colour, "width": 1, "dash": "dot"}
-        figure.add_scatter(x=[x, expected], y=[y, y], mode="lines", line=dots, hoverinfo="skip")
-        figure.add_scatter(x=[expected], y=[y], mode="markers", marker=hollow, **hover)
+        figure.add_scatter(x=[x, expected], y=[y, y], mode="lines", line=dots, hoverinfo="skip", **quiet)
+        figure.add_scatter(x=[expected], y=[y], mode="markers", marker=hollow, **hover, **quiet)
     if row.picked:
         ring = {"symbol": "circle-open", "size": 25, "color": "black", "line": {"width": 1.6}}
-        figure.add_scatter(x=[x], y=[y], mode="markers", marker=ring, hoverinfo="skip")
+        figure.add_scatter(x=[x], y=[y], mode="markers", marker=ring, hoverinfo="skip", **quiet)
     figure.add_scatter(
         x=[x],
         y=[y],
@@ -81,7 +78,9 @@ def _point(figure: go.Figure, row: Row, phase: PhaseName, by: str | None) -> Non
         error_y=error_bars(y, row.perplexity_low, row.perplexity_high, look.colour),
         mode="markers",
         marker={"symbol": look.symbol, "color": look.colour, "size": size, "line": {"color": "white", "width": 1}},
+        meta={"row": row.name, "role": "mark"},
         **hover,
+        **legend_of(row, rows),
     )
 
 
@@ -92,38 +91,18 @@ def _limit_note(limit: float) -> dict[str, Any]:
     }
 
 
-def _names(
-    figure: go.Figure, results: Results, phase: PhaseName, words: list[str], letters: list[int], width: int
-) -> list[dict[str, Any]]:
-    """Annotations beside the points, placed as for a page `width` pixels wide (wider pages only spread the points)."""
-    frame: Box = (MARGIN["l"], MARGIN["b"], width - MARGIN["r"], HEIGHT - MARGIN["t"])
-
-    def pixel(x: float, y: float) -> tuple[float, float]:
-        (x0, x1), (y0, y1) = figure.layout.xaxis.range, figure.layout.yaxis.range  # pyright: ignore
-        across, up = (log10(x * 1e3) - x0) / (x1 - x0), (log10(y) - y0) / (y1 - y0)
-        return frame[0] + across * (frame[2] - frame[0]), frame[1] + up * (frame[3] - frame[1])
-
-    anchors = [pixel(row.timing(phase).measured, row.perplexity) for row in results.rows]
-    line = {row.name for row in joint_front(results, phase)}
-    joint = sorted(a for a, row in zip(anchors, results.rows, strict=True) if row.name in line)
-    limits = [pixel(row.budget[phase], row.perplexity)[0] for row in results.rows if row.budget and phase in row.budget]
-    marks = line_boxes(joint) + [(x - 15, frame[3] - 50, x + 2, frame[3]) for x in limits]
-    for row, (x, y) in zip(results.rows, anchors, strict=True):
-        times = times_of(row, phase)
-        left, right = pixel(min(times), row.perplexity)[0] - 8, pixel(max(times), row.perplexity)[0] + 8
-        bottom, top = (pixel(1.0, p)[1] for p in (row.perplexity_low, row.perplexity_high))
-        marks += [(left, y - 8, right, y + 8), (x - 4, bottom, x + 4, top)]
-    sizes = [(7.2 * n + 6, 17.0) for n in letters]
-    notes = []
-    for row, word, anchor, box in zip(
-        results.rows, words, anchors, place_labels(anchors, sizes, marks, frame), strict=True
-    ):
-        notes.append(
-            {
-                **{"x": log10(row.timing(phase).measured * 1e3), "y": log10(row.perplexity), "text": word},
-                **{"ax": (box[0] + box[2]) / 2 - anchor[0], "ay": anchor[1] - (box[1] + box[3]) / 2},
-                **{"arrowhead": 0, "arrowwidth": 0.7, "arrowcolor": "#888", "standoff": 7, "borderpad": 1},
-                **{"font": {"size": 13}, "bgcolor": "rgba(255,255,255,0.7)"},
-            }
-        )
-    return notes
+def _names(canvas: Canvas, results: Results, phase: PhaseName, names: list[Name]) -> list[dict[str, Any]]:
+    """Names beside the points that keep off marks, intervals, the front's line and the budgets' words."""
+    points = [(row.timing(phase).measured * 1e3, row.perplexity) for row in results.rows]
+    front = {row.name for row in joint_front(results, phase)}
+    joint = sorted(canvas.pixel(*p) for p, row in zip(points, results.rows, strict=True) if row.name in front)
+    top = canvas.frame[3]
+    limits = [row.budget[phase] for row in results.rows if row.budget and phase in row.budget]
+    marks: list[Box] = line_boxes(joint)
+    marks += [(x - 15, top - 50, x + 2, top) for x in (canvas.pixel(limit * 1e3, 1.0)[0] for limit in limits)]
+    for row, point in zip(results.rows, points, strict=True):
+        x, y = canvas.pixel(*point)
+        left, right = (canvas.pixel(t * 1e3, 1.0)[0] for t in (f(times_of(row, phase)) for f in (min, max)))
+        bottom, high = (canvas.pixel(point[0], p)[1] for p in (row.perplexity_low, row.perplexity_high))
+        marks += [(left - 8, y - 8, right + 8, y + 8), (x - 4, bottom, x + 4, high)]
+    return canvas.names(points, names, marks)

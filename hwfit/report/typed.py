@@ -16,7 +16,8 @@ Positive = Annotated[float, "above 0"]
 
 
 def decode(kind: Any, raw: object, where: str, problems: list[str]) -> Any:
-    """`raw` as a `kind`: a dataclass, `Subnet`, scalar, Literal, `X | None`, `tuple[X, ...]` or `dict[str, X]`.
+    """`raw` as a `kind`: a dataclass, `Subnet`, scalar, Literal, `X | None`, `tuple[X, ...]`, `list[X]` or
+    `dict[str, X]`.
 
     Fields a dataclass does not have are ignored. What does not fit is appended to `problems`, each line starting
     with `where`, and comes back as None; so the result is of use only if `problems` stays empty.
@@ -36,10 +37,10 @@ def decode(kind: Any, raw: object, where: str, problems: list[str]) -> Any:
             problems.append(f"{where} is {raw!r}; {nearest(str(raw), args)}")
             return None
         return raw
-    if origin is tuple:
+    if origin in (tuple, list):
         if not isinstance(raw, list):
             return _scalar(raw, where, problems, "a list", lambda v: False)
-        return tuple(decode(args[0], item, f"{where}[{i}]", problems) for i, item in enumerate(raw))
+        return origin(decode(args[0], item, f"{where}[{i}]", problems) for i, item in enumerate(raw))
     if origin is dict:
         if not isinstance(raw, dict):
             return _scalar(raw, where, problems, "an object", lambda v: False)

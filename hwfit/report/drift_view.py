@@ -1,0 +1,134 @@
+"""Drift view: how far a model's predictions and answers are from its original's, as plots and words."""
+
+from __future__ import annotations
+
+from html import escape
+from typing import Any
+
+import plotly.graph_objects as go
+
+from hwfit.evaluate.divergence import Divergence
+from hwfit.evaluate.drift import UNPROVEN, Drift
+from hwfit.report import text
+from hwfit.report.figures import AXIS, guide, log_axis, new_figure
+
+GROUPS = {"domains": ("domain", "circle"), "languages": ("language", "square"), "long": ("long context", "diamond")}
+INK, LEAST_KL = "#0072b2", 1e-6
+ENDINGS = (("lost", "right → wrong", "#d55e00", "/"), ("won", "wrong → right", "#93c0e0", ""))
+SWAPPED = ("swapped", "wrong → another wrong", "#ffffff", "x")
+
+
+def has_predictions(drift: Drift) -> bool:
+    return any(getattr(drift, group) for group in GROUPS)
+
+
+def prediction_drift(drift: Drift) -> go.Figure:
+    """A line a text: on the left its perplexity over the original's, on the right the divergence, mean and tail."""
+    entries = [(group, name, d) for group in GROUPS for name, d in getattr(drift, group).items()]
+    figure = new_figure(76 + 17 * len(entries), "perplexity ÷ original’s", "")
+    limits = drift.limits
+    ratios = [d.after / d.before for *_, d in entries]
+    kls = [max(kl, LEAST_KL) for *_, d in entries for kl in (d.kl, d.kl_p99)]
+    right = {**AXIS, "domain": [0.54, 1.0], "anchor": "y", **log_axis([*kls, limits.kl or LEAST_KL])}
+    figure.update_layout(margin={"l": 8, "r": 10, "t": 20, "b": 46}, xaxis2=right)
+    figure.update_layout(xaxis2={"title": {"text": "KL, nats a token", "standoff": 8, "font": {"size": 13}}})
+    figure.update_xaxes(log_axis([1.0, 1 + limits.perplexity, *ratios]), selector={"anchor": None})
+    figure.update_layout(xaxis={"domain": [0.0, 0.46]})
+    ends = [-0.5, len(entries) - 0.5]
+    labels = [f"{escape(name)}" for _, name, _ in entries]
+    lines: dict[str, Any] = {"tickmode": "array", "tickvals": list(range(len(entries))), "ticktext": labels}
+    figure.update_layout(yaxis={**lines, "range": ends[::-1], "tickfont": {"size": 11}})
+    for value, axis in ((1.0, "x"), (1 + limits.perplexity, "x"), (limits.kl or LEAST_KL, "x2")):
+        guide(figure, [value, value], ends, xaxis=axis)
+    for group, (title, symbol) in GROUPS.items():
+        some = [(i, name, d) for i, (g, name, d) in enumerate(entries) if g == group]
+        if some:
+            _marks(figure, title, symbol, some)
+    notes = [
+        {"x": 0.0, "yref": "paper", "y": 1, "text": "1", "yanchor": "bottom", "showarrow": False, "font": {"size": 11}}
+    ]
+    figure.update_layout(meta={"narrow": notes, "wide": notes})
+    return figure
+
+
+def _marks(figure: go.Figure, title: str, symbol: str, some: list[tuple[int, str, Divergence]]) -> None:
+    y = [i for i, *_ in some]
+    words = [_words(name, d) for _, name, d in some]
+    hover = {"hovertext": words, "hovertemplate": "%{hovertext}<extra></extra>", "mode": "markers"}
+    filled = {"symbol": symbol, "color": INK, "size": 9}
+    hollow = {"symbol": f"{symbol}-open", "color": INK, "size": 8}
+    figure.add_scatter(x=[d.after / d.before for *_, d in some], y=y, marker=filled, name=title, **hover)
+    tail = {"xaxis": "x2", "name": f"{title}: hollow is one token in a hundred"}
+    figure.add_scatter(
+        x=[max(d.kl, LEAST_KL) for *_, d in some], y=y, marker=filled, xaxis="x2", showlegend=False, **hover
+    )
+    figure.add_scatter(x=[max(d.kl_p99, LEAST_KL) for *_, d in some], y=y, marker=hollow, **tail, **hover)
+
+
+def flip_drift(drift: Drift) -> go.Figure:
+    """A bar a benchmark: shares of its documents whose answer changed, by how."""
+    names = [f"{escape(name)} ({f.n})" for name, f in drift.flips.items()]
+    figure = new_figure(84 + 26 * len(names), "documents with another answer, %", "")
+    figure.update_layout(barmode="stack", bargap=0.4, margin={"l": 8, "r": 10, "t": 8, "b": 44})
+    figure.update_yaxes(type="category", autorange="reversed")
+    most = max([100 * f.changed for f in drift.flips.values()] + [100 * drift.limits.flips])
+    figure.update_xaxes(range=[0, most * 1.08 or 1])
+    for key, title, colour, shape in (*ENDINGS, SWAPPED):
+        counts = [getattr(f, key) for f in drift.flips.values()]
+        figure.add_bar(
+            x=[100 * count / f.n for count, f in zip(counts, drift.flips.values(), strict=True)],
+            y=names,
+            orientation="h",
+            name=title,
+            hovertext=[f"{count} of {f.n}" for count, f in zip(counts, drift.flips.values(), strict=True)],
+            hovertemplate=f"%{{y}}: %{{hovertext}} {title}<extra></extra>",
+            marker={
+                "color": colour,
+                "line": {"color": "#555555", "width": 0.8},
+                "pattern": {
+                    "shape": shape,
+                    "fgcolor": "#ffffff" if shape == "/" else "#888888",
+                    "size": 7,
+                    "solidity": 0.3,
+                },
+            },
+        )
+    guide(figure, [100 * drift.limits.flips] * 2, [names[0], names[-1]])
+    return figure
+
+
+def drift_words(drift: Drift) -> str:
+    """The verdict with every broken limit, and the refusals, as HTML."""
+    against = f"Against {escape(drift.original)}: "
+    if drift.failures:
+        verdict = f"<p><b>✗ breaks {len(drift.failures)} limits.</b> {against}</p>"
+        verdict += "<ul>" + "".join(f"<li>{escape(line)}</li>" for line in drift.failures) + "</ul>"
+    else:
+        verdict = f"<p><b>✓ within all limits.</b> {against}nothing changed by more than they allow.</p>"
+    if r := drift.refusals:
+        verdict += (
+            f"<p>Refusals: {r.unsafe_before} → {r.unsafe_after} of {r.unsafe} unsafe prompts, {r.benign_before} → "
+            f"{r.benign_after} of {r.benign} harmless ones; {len(r.lost)} lost, {len(r.new)} new.</p>"
+        )
+    return verdict
+
+
+def unproven() -> str:
+    lines = "".join(f"<li>{escape(line)}</li>" for line in UNPROVEN)
+    return f"<details><summary>What this does not prove</summary><ul>{lines}</ul></details>"
+
+
+def key() -> str:
+    """The key of both plots, as HTML."""
+    marks = {"●": "domain", "■": "language", "◆": "long context", "○ □ ◇": "one token in a hundred is beyond"}
+    items = [f'<span class="item">{mark} {words}</span>' for mark, words in marks.items()]
+    items += ['<span class="item">┆ no change, and the limit</span>']
+    return f'<p class="key">{" ".join(items)}</p>'
+
+
+def _words(name: str, d: Divergence) -> str:
+    return (
+        f"<b>{escape(name)}</b>, {d.tokens} tokens<br>perplexity {text.significant(d.before)} → "
+        f"{text.significant(d.after)} ({text.percent(d.increase, True)})<br>KL {d.kl:.3g} nats a token, one in "
+        f"a hundred above {d.kl_p99:.3g}<br>same most likely token: {text.percent(d.same)}"
+    )
