@@ -160,6 +160,6 @@ def _difference(ours: Mapping[str, Tensor], theirs: Sequence[Mapping[str, Tensor
     """Largest difference over the largest magnitude of its tensor; gradients of one site's linears add up."""
     worst = 0.0
     for name, mine in ours.items():
-        other = torch.stack([t[name] for t in theirs if name in t]).sum(0)
+        other = torch.stack([t[name].detach() for t in theirs if name in t]).sum(0)
         worst = max(worst, float((mine.detach() - other).abs().max() / other.abs().max()))
     return worst
