@@ -180,7 +180,9 @@ def search(
             help="joint, integer_programme, evolutionary, random, sequential, quantise_first, bits or uniform"
         ),
     ] = "joint",
-    evaluations: Annotated[int | None, typer.Option(help="Subnets whose loss is measured [default: 11]")] = None,
+    evaluations: Annotated[
+        int | None, typer.Option(help="Subnets whose loss is measured [default: what a joint search measures]")
+    ] = None,
 ) -> None:
     """Search MODEL for the best subnet under every --budget at once, distil it and export it."""
     rules = (text, precision or (), steps, distil_steps, front, train_on, space, data)

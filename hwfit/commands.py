@@ -151,7 +151,7 @@ def search(
     explained at `Training`. `dry_run` prints the memory plan and stops. Under torchrun all processes train, and the
     first one measures, writes and prints. Raises `HwfitError` before anything trains for budgets that cannot be met,
     too little memory or too little text. `strategy` is how subnets are chosen (`hwfit.search.strategies`), by the
-    measured loss of `evaluations` of them (default: 11).
+    measured loss of `evaluations` of them (default: what a joint search measures).
     """
     rates = (sequences, lr, supernet_lr, architecture_lr)
     rest = (checkpoint_minutes, tensorboard, strategy, evaluations)

@@ -23,20 +23,21 @@ Method = Callable[[Searcher, str, Budget, Sequence[float], str], Ladder]
 def ladder(strategy: str, searcher: Searcher, name: str, budget: Budget, shares: Sequence[float], key: str) -> Ladder:
     """Each share from where the one before it ended. All strategies may evaluate as often."""
     bench, out = OnSupernet(searcher, name, key, strategy), Ladder()
+    count = searcher.settings.evaluations or planned(searcher)
     now: Strategy | None = None
     for share in shares:
         scaled = budget.scaled(share)
         if now is None:
-            count = planned(searcher) * len(uniform_precisions(bench.space))  # one must share them among precisions
+            count *= len(uniform_precisions(bench.space))  # one must share them among precisions
             now = strategy_named(strategy)(bench, scaled.as_dict(), count, searcher.settings.seed)
         else:
-            count = planned(searcher)
             now = now.again(scaled.as_dict(), count)
         try:
             out[share] = found_by(now, bench, scaled, count)
         except HwfitError:
             if not out:
                 raise
+        count = searcher.settings.evaluations or planned(searcher)
     return out
 
 

@@ -1,4 +1,4 @@
-"""A replayed search that kills its own process at the third evaluation of argument 2; the log is argument 1."""
+"""A replayed search that keeps its losses in a file; as a script (argument 1) it kills itself at the third one."""
 
 from __future__ import annotations
 
@@ -11,9 +11,18 @@ from replay_bench import bench
 from search_llama import tiny_space
 
 from hwfit.search.strategies import STRATEGIES
-from hwfit.search.strategies.drive import run_strategy
-from hwfit.search.strategies.picks import to_json, whole
+from hwfit.search.strategies.drive import Outcome, run_strategy
+from hwfit.search.strategies.picks import whole
 from hwfit.search.strategies.replay import Replay
+
+
+def searched(log: Path, of: Replay) -> Outcome:
+    limits = {"decode": 1.05 * of.costs(whole(of.space, 2))["decode"]}
+    return run_strategy(STRATEGIES["random"](of, limits, 9), of, 9, log, progress=False)
+
+
+def replayed() -> Replay:
+    return bench(tiny_space("w32", "w8a8", "w4a8"))
 
 
 class Killed(Replay):
@@ -25,8 +34,6 @@ class Killed(Replay):
 
 
 count = []
-base = bench(tiny_space("w32", "w8a8", "w4a8"))
-of = Killed(**{name: getattr(base, name) for name in Replay.__dataclass_fields__}) if sys.argv[2] == "die" else base
-limits = {"decode": 1.05 * base.costs(whole(base.space, 2))["decode"]}
-outcome = run_strategy(STRATEGIES["random"](of, limits, 9), of, 9, Path(sys.argv[1]), progress=False)
-print(to_json(outcome.picked), outcome.curve)
+if __name__ == "__main__":
+    base = replayed()
+    searched(Path(sys.argv[1]), Killed(**{name: getattr(base, name) for name in Replay.__dataclass_fields__}))

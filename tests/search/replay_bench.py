@@ -72,7 +72,7 @@ def random_damage(space: Space, seed: int) -> Choices:
     return Choices(precision=precision, lm_head=0.3 * rising(p), **widths)
 
 
-def bench(space: Space, seed: int = 0, strength: float = 0.3, steps: int = 12) -> Replay:
+def bench(space: Space, seed: int = 0, strength: float = 0.3, steps: int = 4) -> Replay:
     blocks = space.shape.blocks
     order = tuple(torch.randperm(blocks, generator=torch.Generator().manual_seed(seed)).tolist())
     rank = torch.tensor([order.index(b) for b in range(blocks)])

@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from killed_strategy import replayed, searched
 from search_llama import tiny_space
 
 from hwfit.errors import HwfitError
@@ -91,13 +92,9 @@ def test_kill_minus_nine_costs_one_evaluation(tmp_path: Path):
     script = Path(__file__).with_name("killed_strategy.py")
     root = Path(__file__).parents[2]
     path = os.pathsep.join([str(root), str(script.parent), os.environ.get("PYTHONPATH", "")])
-
-    def run(log: str, mode: str) -> subprocess.CompletedProcess[str]:
-        command = [sys.executable, str(script), str(tmp_path / log), mode]
-        return subprocess.run(command, capture_output=True, text=True, env={**os.environ, "PYTHONPATH": path})
-
-    assert run("killed.jsonl", "die").returncode == -9
-    assert len((tmp_path / "killed.jsonl").read_text().splitlines()) == 3
-    resumed, undisturbed = run("killed.jsonl", "live"), run("whole.jsonl", "live")
-    assert resumed.stdout == undisturbed.stdout != ""
-    assert (tmp_path / "killed.jsonl").read_text() == (tmp_path / "whole.jsonl").read_text()
+    killed, undisturbed = tmp_path / "killed.jsonl", tmp_path / "whole.jsonl"
+    command = [sys.executable, str(script), str(killed)]
+    assert subprocess.run(command, env={**os.environ, "PYTHONPATH": path}).returncode == -9
+    assert len(killed.read_text().splitlines()) == 3
+    assert searched(killed, replayed()) == searched(undisturbed, replayed())
+    assert killed.read_text() == undisturbed.read_text()

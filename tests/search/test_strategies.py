@@ -23,7 +23,7 @@ from hwfit.search.strategies.drive import run_strategy
 from hwfit.search.strategies.picks import canonical, from_json, to_json, whole
 from hwfit.search.strategies.replay import Replay
 
-EVALUATIONS = 48
+EVALUATIONS = 24
 REACH = {
     "joint": 1.02,
     "integer_programme": 1.02,
@@ -39,7 +39,7 @@ REACH = {
 
 @pytest.fixture(autouse=True)
 def short_warm_start(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr("hwfit.search.descent.WARM_STEPS", 60)
+    monkeypatch.setattr("hwfit.search.descent.WARM_STEPS", 20)
 
 
 @pytest.fixture(params=list(STRATEGIES))
@@ -148,7 +148,7 @@ def test_evolution_beats_chance_where_there_is_much_to_choose():
     space = replace(tiny_space("w32", "w8a8", "w4a8"), shape=replace(SHAPE, blocks=12), depth=(12, 10, 8))
     of = bench(space, strength=0.0)
     found = {
-        name: [run_strategy(make(name, of, seed, 240), of, 240, progress=False).scored.loss for seed in range(3)]
+        name: [run_strategy(make(name, of, seed, 160), of, 160, progress=False).scored.loss for seed in range(2)]
         for name in ("evolutionary", "random")
     }
     assert sum(found["evolutionary"]) < 0.9 * sum(found["random"])

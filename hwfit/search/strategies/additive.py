@@ -17,9 +17,10 @@ from hwfit.search.strategies.base import ROUNDING, within
 from hwfit.search.strategies.quiet import without_stdout
 
 Array = NDArray[np.float64]
-TIME_LIMIT = 20.0
-"""Seconds for one integer programme, after which the best found so far counts."""
-DONE, TIMED_OUT, INFEASIBLE = 0, 1, 2
+NODES = 5000
+"""Of the tree of one integer programme, after which the best found so far counts: some 20 s. A limit in seconds would
+let a seed find something else on another machine, and processes part."""
+DONE, LIMITED, INFEASIBLE = 0, 1, 2
 """What scipy.optimize.milp calls the end of a programme."""
 SCALE, TRIES = 1e3, 4
 """Rows of limits are scaled up, so that HiGHS's tolerance of 1e-6 is a small share of a limit."""
@@ -61,10 +62,10 @@ def _programme(left: Decisions, room: Array, whole_numbers: bool) -> Any:
             integrality=np.full(items * options, int(whole_numbers)),
             bounds=(0, 1),
             constraints=LinearConstraint(rows, low, high),
-            options={"mip_rel_gap": 0.0, "time_limit": TIME_LIMIT},
+            options={"mip_rel_gap": 0.0, "node_limit": NODES},
         )
     if found.status == INFEASIBLE:
         return None
-    if found.status not in (DONE, TIMED_OUT):
+    if found.status not in (DONE, LIMITED):
         raise HwfitError(f"HiGHS gave up on an integer programme: {found.message}")
     return found

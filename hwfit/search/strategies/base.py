@@ -43,6 +43,11 @@ class Bench(Protocol):
         """How many picks of the damage model compete where gradients begin."""
         ...
 
+    @property
+    def trials(self) -> int | None:
+        """How many neighbours a walk from the best of these tries at most; None: as many as it may evaluate."""
+        ...
+
     def problem(self, limits: Limits, freedom: Freedom = FREE) -> Problem: ...
 
     def descend(self, limits: Limits, freedom: Freedom = FREE, precision: int | None = None) -> Sequence[Picked]:

@@ -8,21 +8,26 @@ from hwfit.search.strategies import strategy_named
 from hwfit.search.strategies.base import Strategy
 from hwfit.search.strategies.drive import run_strategy
 from hwfit.search.strategies.on_supernet import OnSupernet
+from hwfit.search.strategies.picks import uniform_precisions
 
 
 def find(
     searcher: Searcher, strategy: str, name: str, budget: Budget, key: str, evaluations: int | None = None
 ) -> Found:
     """What `strategy` finds for one budget in so many evaluations (default: those of the searcher's settings)."""
-    bench, count = OnSupernet(searcher, name, key, strategy), evaluations or planned(searcher)
-    limits = budget.as_dict()
-    return found_by(strategy_named(strategy)(bench, limits, count, searcher.settings.seed), bench, budget, count)
+    settings = searcher.settings
+    asked = evaluations or settings.evaluations
+    bench = OnSupernet(searcher, name, key, strategy, None if asked else settings.trials)
+    count = asked or planned(searcher)
+    now = strategy_named(strategy)(bench, budget.as_dict(), count, settings.seed)
+    return found_by(now, bench, budget, count)
 
 
 def planned(searcher: Searcher) -> int:
-    """Evaluations of one search; by default two ends of a descent, picks of the damage model, a walk."""
+    """Evaluations of one search by default: two ends of a descent, picks of the damage model, a walk, and one for
+    every precision that a whole model is quantised to."""
     settings = searcher.settings
-    return settings.evaluations or 2 + settings.candidates + settings.trials
+    return 2 + settings.candidates + settings.trials + len(uniform_precisions(searcher.study.space))
 
 
 def found_by(strategy: Strategy, bench: OnSupernet, budget: Budget, evaluations: int) -> Found:

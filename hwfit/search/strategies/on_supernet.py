@@ -15,12 +15,13 @@ from hwfit.space import Space
 @dataclass
 class OnSupernet:
     """`name` is that of the search, `run` what its losses depend on beside the recovery; `strategy` whose descents are
-    kept, and `log` the last of them."""
+    kept, and `log` the last of them. See `Bench.trials`."""
 
     searcher: Searcher
     name: str
     run: str
     strategy: str
+    trials: int | None = None
     log: list[StepLog] = field(default_factory=list)
 
     @property

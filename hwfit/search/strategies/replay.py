@@ -18,6 +18,7 @@ from hwfit.search.discretise import WIDTHS, Cost, Picked, Problem
 from hwfit.search.joint import FREE, Freedom
 from hwfit.search.masks import keep_gates
 from hwfit.search.optimise import Costs, SearchSettings
+from hwfit.search.relax import Architecture
 from hwfit.search.sensitivity import Damage
 from hwfit.search.strategies.base import Limits, undecided
 from hwfit.space import Space
@@ -42,7 +43,10 @@ class Replay:
     interaction: Tensor | None = None  # [6 + blocks, 6 + blocks]
     recorded: Mapping[Picked, float] = field(default_factory=dict)
     settings: SearchSettings = SearchSettings(steps=60)
+    trials: int | None = None
     known: dict[Picked, Mapping[str, float]] = field(default_factory=dict, repr=False, compare=False)
+    """Costs, which replays that differ in their losses alone may share."""
+    descents: dict[object, Sequence[Picked]] = field(default_factory=dict, repr=False, compare=False)
 
     @property
     def key(self) -> str:
@@ -58,7 +62,12 @@ class Replay:
         return Problem(self.damage.table, self.space, self.block_order, self.cost, *rules)
 
     def descend(self, limits: Limits, freedom: Freedom = FREE, precision: int | None = None) -> Sequence[Picked]:
-        architecture = undecided(self.space, freedom, precision)
+        asked = (tuple(sorted(limits.items())), freedom, precision)
+        if asked not in self.descents:
+            self.descents[asked] = self._descended(limits, undecided(self.space, freedom, precision))
+        return self.descents[asked]
+
+    def _descended(self, limits: Limits, architecture: Architecture) -> Sequence[Picked]:
         rules = (self.expected, self.damage.surrogate, lambda choices, step: self.soft_loss(choices), limits)
         with tempfile.TemporaryDirectory() as folder:
             return descend(architecture, *rules, self.settings, Path(folder) / "descent.safetensors", self.key)[0]
