@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import replace
 from functools import partial
-from itertools import product
 
 import torch
 from search_llama import SHAPE, tiny_space
@@ -15,7 +13,7 @@ from hwfit.latency_models.choices import Choices
 from hwfit.latency_models.estimate import Estimate
 from hwfit.latency_models.whole import WholeModel
 from hwfit.search.costs import ExpectedCosts, predicted_cost
-from hwfit.search.discretise import WIDTHS, Picked
+from hwfit.search.discretise import WIDTHS
 from hwfit.search.optimise import SearchSettings
 from hwfit.search.sensitivity import Damage
 from hwfit.search.strategies.replay import Replay, compounding
@@ -86,11 +84,3 @@ def bench(space: Space, seed: int = 0, strength: float = 0.3, steps: int = 4) ->
         compounding(blocks, seed, strength),
         settings=SearchSettings(steps=steps),
     )
-
-
-def everything(space: Space) -> Iterator[Picked]:
-    """Every pick of a space of one block."""
-    rows = list(product(range(len(space.precisions)), repeat=len(LINEARS)))
-    for widths in product(*(range(len(getattr(space, axis))) for axis in WIDTHS)):
-        for row, head in product(rows, range(len(space.precisions))):
-            yield Picked(**dict(zip(WIDTHS, widths, strict=True)), precision=(row,), lm_head=head)

@@ -8,8 +8,8 @@ from functools import partial
 
 import numpy as np
 import pytest
-from made_up import made_up_device
-from replay_bench import bench, by_block, everything, one_block, random_damage
+from made_up import every_pick, made_up_device
+from replay_bench import bench, by_block, one_block, random_damage
 from search_llama import tiny_space
 
 from hwfit.search.costs import predicted_cost
@@ -33,7 +33,7 @@ def test_gives_the_best_of_all_subnets_at_every_widths_best_first(seed: int):
     costs = of.costs(whole(of.space, 1))
     problem = of.problem({"decode": 1.02 * costs["decode"], "prefill": 0.8 * costs["prefill"], "memory": 1e9})
     best: dict[tuple[int, ...], float] = {}
-    for picked in everything(of.space):
+    for picked in every_pick(of.space):
         if within(problem.cost_of(picked), problem.limits):
             best[widths(picked)] = min(best.get(widths(picked), 1e9), harm(picked, problem))
     found = list(by_damage(problem))
@@ -114,7 +114,7 @@ def test_limits_that_do_not_add_up_are_kept_too(name: str):
     space = one_block()
     latency, workload, order = made_up_device(1), Workload(), (0,)
     cost = partial(predicted_cost, latency, workload, metrics=("decode", "power", "1/params"))
-    every = list(everything(space))
+    every = list(every_pick(space))
     costs = [cost(p.subnet(space, order)) for p in every]
     limits = {m: sorted(c[m] for c in costs)[len(costs) // 3] for m in ("decode", name)}
     problem = Problem(random_damage(space, 0), space, order, cost, limits)

@@ -11,7 +11,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from replay_bench import bench, by_block, everything, one_block
+from made_up import every_pick
+from replay_bench import bench, by_block, one_block
 from search_llama import SHAPE, tiny_space
 
 from hwfit.errors import HwfitError
@@ -111,7 +112,7 @@ def test_best_is_the_least_told_that_meets_the_limits(name: str):
     assert strategy.best() == (canonical(small, of.space, of.block_order), Scored(-1.0, of.costs(small)))
 
 
-def test_a_seed_decides_everything(name: str):
+def test_a_seed_decides_every_pick(name: str):
     of = three_blocks()
     first, again = (asked(make(name, of, seed=3), of, n=n) for n in (4, 1))
     assert first == again
@@ -131,7 +132,7 @@ def test_reaches_the_best_of_what_it_may_choose(name: str):
     free = strategy.freedom
     reach = [
         of.loss(p)
-        for p in everything(of.space)
+        for p in every_pick(of.space)
         if (free.precisions or len({*p.precision[0], p.lm_head}) == 1)
         and all(a in free.widths or getattr(p, a) == 0 for a in WIDTHS)
         and within(of.costs(p), limits)
