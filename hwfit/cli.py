@@ -174,11 +174,22 @@ def search(
     gpu_memory: Annotated[
         str | None, typer.Option(help="--dry-run: plan for a GPU of that memory, as 80GB, that need not be here")
     ] = None,
+    strategy: Annotated[
+        str,
+        typer.Option(
+            help="joint, integer_programme, evolutionary, random, sequential, quantise_first, bits or uniform"
+        ),
+    ] = "joint",
+    evaluations: Annotated[
+        int | None, typer.Option(help="Subnets whose loss is measured [default: what a joint search measures]")
+    ] = None,
 ) -> None:
     """Search MODEL for the best subnet under every --budget at once, distil it and export it."""
     rules = (text, precision or (), steps, distil_steps, front, train_on, space, data)
     rates = (sequences, distil, hidden, lr, supernet_lr, architecture_lr, recompute, checkpoint_minutes, tensorboard)
-    _commands().search(model, budget or (), out, device, tables, *rules, *rates, dry_run, config, gpu_memory)
+    _commands().search(
+        model, budget or (), out, device, tables, *rules, *rates, dry_run, config, gpu_memory, strategy, evaluations
+    )
 
 
 @app.command()

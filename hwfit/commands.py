@@ -139,6 +139,8 @@ def search(
     dry_run: bool = False,
     config: Path | None = None,
     gpu_memory: str | None = None,
+    strategy: str = "joint",
+    evaluations: int | None = None,
 ) -> dict[str, Path]:
     """Search MODEL for the best subnet under every --budget at once, distil it and export it to OUT.
 
@@ -148,10 +150,12 @@ def search(
     training text comes from in place of the file `text` (see `study.prepare`); the options from `sequences` on are
     explained at `Training`. `dry_run` prints the memory plan and stops. Under torchrun all processes train, and the
     first one measures, writes and prints. Raises `HwfitError` before anything trains for budgets that cannot be met,
-    too little memory or too little text.
+    too little memory or too little text. `strategy` is how subnets are chosen (`hwfit.search.strategies`), by the
+    measured loss of `evaluations` of them (default: what a joint search measures).
     """
     rates = (sequences, lr, supernet_lr, architecture_lr)
-    training = Training(steps, distil_steps, *rates, distil, hidden, recompute, checkpoint_minutes, tensorboard)
+    rest = (checkpoint_minutes, tensorboard, strategy, evaluations)
+    training = Training(steps, distil_steps, *rates, distil, hidden, recompute, *rest)
     training.check()
     if dry_run:
         plan(model, config, precision, device, gpu_memory, training, train_on, space)

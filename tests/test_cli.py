@@ -136,6 +136,26 @@ def test_a_budget_below_the_fastest_subnet_names_the_fastest_before_any_training
     assert not (tmp_path / "run" / "subnets").exists()
 
 
+def test_an_unknown_strategy_is_told_with_the_nearest_and_all_else_that_is_wrong():
+    text = problems(commands.search, "nowhere", ["decode=6ms"], strategy="evolution", evaluations=0, lr=-1)
+    assert "--strategy 'evolution' is unknown; allowed: bits, evolutionary" in text
+    assert "did you mean evolutionary?" in text
+    assert "--evaluations 0 must be at least 1" in text
+    assert "--lr -1 must be above 0" in text
+
+
+@pytest.mark.slow
+def test_search_by_another_strategy(model: Path, tables: Path, tmp_path: Path):
+    whole = commands.predict(str(model), tables=tables)["w4a8g32"]["decode"].value
+    options = {"tables": tables, "text": model / "text.txt", "precision": ["w32", "w4a8g32"], "train_on": "cpu"}
+    limits = [f"decode={1.2 * whole * 1e3}ms"]
+    run = {"strategy": "evolutionary", "evaluations": 4, "distil_steps": 0, **options}
+    (folder,) = commands.search(str(model), limits, tmp_path / "run", **run).values()
+    assert Subnet.load(folder / "subnet.json")
+    assert json.loads((tmp_path / "run" / "found" / "subnet.json").read_text())["kind"] == "evolutionary"
+    assert len((tmp_path / "run" / "checkpoints" / "losses-subnet.jsonl").read_text().splitlines()) == 5
+
+
 def test_a_table_of_another_device_is_refused_by_name(tables: Path, tmp_path: Path, monkeypatch, model: Path):
     mine = fingerprint("cpu").key
     frame = Table(tables).read(mine)

@@ -1,4 +1,4 @@
-"""The joint search: widths, depth and per-linear precision together, one supernet, one architecture per budget."""
+"""The joint search: a supernet with what it costs and loses, and subnets picked again as their measurements come in."""
 
 from __future__ import annotations
 
@@ -11,34 +11,31 @@ from pathlib import Path
 from statistics import fmean, median
 
 import torch
+from torch import Tensor
 
 from hwfit.errors import HwfitError
-from hwfit.latency_models.choices import one_hot
+from hwfit.latency_models.choices import Choices, one_hot
 from hwfit.latency_models.whole import WholeModel
 from hwfit.progress import track
+from hwfit.search import parallel
 from hwfit.search.budget import EXACT, Budget, needed
 from hwfit.search.costs import ExpectedCosts, predicted_cost
-from hwfit.search.discretise import WIDTHS, Picked, Problem, most_likely, repair, with_precision
+from hwfit.search.descent import descend, warm_start
+from hwfit.search.discretise import WIDTHS, Picked, Problem, repair
 from hwfit.search.front import Interval, Point, dominated, paired
-from hwfit.search.knapsack import best_by_damage, neighbours
-from hwfit.search.lagrangian import AugmentedLagrangian
-from hwfit.search.optimise import SearchSettings, StepLog, optimise_architecture, priced, train_shared
+from hwfit.search.knapsack import best_by_damage
+from hwfit.search.optimise import SearchSettings, StepLog, batch, train_shared
 from hwfit.search.recovery import Recovery
-from hwfit.search.relax import PRECISIONS, Architecture
+from hwfit.search.relax import Architecture
 from hwfit.search.sensitivity import Damage, measure_damage
 from hwfit.search.study import Study
 from hwfit.search.supernet import Supernet
 from hwfit.search.teacher import distillation_loss
-from hwfit.subnet import LINEARS, Subnet
+from hwfit.subnet import Subnet
 from hwfit.workload import Workload
 
 SHARED_SHARE = 0.3
 """Share of the original's decode latency around which the shared weights are trained."""
-WARM_STEPS = 300
-WARM_RATE = 0.1
-WARM_TEMPERATURE = 2e-4
-NEIGHBOURS = 6
-"""Neighbouring widths tried at each step of the walk."""
 NOISE = 0.03
 """Spread of a whole model's latency between timings some minutes apart (`benchmarks.whole_model`, log scale)."""
 AIM = 0.95
@@ -66,7 +63,7 @@ WIDTHS_ONLY = Freedom(precisions=False)
 
 @dataclass(frozen=True)
 class Found:
-    """One searched subnet: the budget it is for, and how it was found."""
+    """One searched subnet: the budget it is for, and how it was found; `guided` if the damage model had a say."""
 
     name: str
     budget: Budget
@@ -74,10 +71,11 @@ class Found:
     subnet: Subnet
     log: tuple[StepLog, ...]
     freedom: Freedom = FREE
+    guided: bool = True
 
 
 class Searcher:
-    """A supernet with its prices; `find` gives one subnet a budget."""
+    """A supernet with its prices, damages and gradients: what `strategies` search on."""
 
     def __init__(
         self,
@@ -132,7 +130,8 @@ class Searcher:
         space = self.study.space
         start = Architecture(space)
         whole = self.cost(Subnet.whole(space.shape, space.precisions[0], space.embed))
-        self.warm_start(start, {"decode": SHARED_SHARE * whole["decode"]})
+        limits = {"decode": SHARED_SHARE * whole["decode"]}
+        warm_start(start, self.costs, self.damage.surrogate, limits, self.settings.stiffness)
         with track(self.settings.weight_steps, "Supernet weights", self.progress) as advance:
             train_shared(
                 self.supernet,
@@ -144,121 +143,20 @@ class Searcher:
                 advance,
             )
 
-    def warm_start(self, architecture: Architecture, limits: Mapping[str, float]) -> None:
-        """Minimise the additive damage model under the budget; costs no forward pass."""
-        logits = [p for p in architecture.parameters() if p.requires_grad]
-        optimizer = torch.optim.Adam(logits, lr=WARM_RATE)
-        constraint = AugmentedLagrangian(dict(limits), self.settings.stiffness)
-        for _ in range(WARM_STEPS):
-            mean = architecture.mean()
-            costs = priced(self.costs, mean, constraint.limits)
-            loss = self.damage.surrogate(mean) + constraint.penalty(costs)
-            optimizer.zero_grad()
-            (loss - WARM_TEMPERATURE * architecture.total_entropy()).backward()
-            optimizer.step()
-            constraint.update({name: c.detach() for name, c in costs.items()}, rate=0.05)
+    def descend(
+        self, name: str, architecture: Architecture, limits: Mapping[str, float], key: str
+    ) -> tuple[list[Picked], list[StepLog]]:
+        """See `descent.descend`; a killed one resumes under the same name and key."""
+        part, count, text = parallel.share(self.settings.sequences), self.settings.sequences, self.study.validation
 
-    def find(self, name: str, budget: Budget, key: str) -> Found:
-        """Search one budget: warm start on the damage model, refine on the real loss, repair, keep the best."""
-        return self.search(name, budget, budget.as_dict(), Architecture(self.study.space), key)
+        def loss_at(choices: Choices, step: int) -> Tensor:
+            rows = batch(text, count, step, self.settings.seed + 1).take(part)
+            return distillation_loss(self.supernet(rows.ids, choices), rows)
 
-    def find_sequential(self, name: str, budget: Budget, key: str) -> Found:
-        """The usual pipeline: search the architecture at full precision, then quantise it to one precision.
-
-        At full precision the budget is the one that leaves the original's share of its cost: its limits times full
-        over quantised cost of the original architecture. The precision is the one with the lowest loss.
-        """
-        return self.quantised(self.find_unquantised(name, budget, key), budget)
-
-    def find_unquantised(self, name: str, budget: Budget, key: str) -> Found:
-        """The first half of `find_sequential`: an architecture at full precision, with the budget it was given."""
-        space = self.study.space
-        full = max(space.options(LINEARS[0]), key=lambda i: space.precisions[i].weight_bits)
-        costs = [self.cost(Subnet.whole(space.shape, space.precisions[i], space.embed)) for i in (full, *self.uniform)]
-        limits = {m: limit * costs[0][m] / min(c[m] for c in costs[1:]) for m, limit in budget.limits}
-        architecture = Architecture(space)
-        architecture.freeze(PRECISIONS, full)
-        wide = Budget(tuple(limits.items()))
-        return self.search(name, wide, limits, architecture, key, WIDTHS_ONLY)
-
-    @property
-    def uniform(self) -> list[int]:
-        """The precisions that a whole model is quantised to: integers of 4 bits or more, as indices of the space's."""
-        space = self.study.space
-        there = [(i, space.precisions[i]) for i in space.options(LINEARS[0])]
-        return [i for i, p in there if not p.is_float and p.weight_bits >= 4]
-
-    def search(
-        self,
-        name: str,
-        budget: Budget,
-        limits: dict[str, float],
-        architecture: Architecture,
-        key: str,
-        freedom: Freedom = FREE,
-    ) -> Found:
-        """Steps from `architecture`, what is frozen there left alone, then the best of what they and the damage model
-        find within `limits`."""
-        space = self.study.space
-        self.warm_start(architecture, limits)
-        first = architecture.mean().map(torch.Tensor.detach)
+        path = self.folder / f"search-{name}.safetensors"
+        rules = (self.costs, self.damage.surrogate, loss_at, limits, self.settings, path, f"{key} {name}")
         with track(self.settings.steps, f"Searching {name}", self.progress) as advance:
-            log = optimise_architecture(
-                self.supernet,
-                architecture,
-                self.costs,
-                limits,
-                self.study.validation,
-                self.settings,
-                self.folder / f"search-{name}.safetensors",
-                f"{key} {name}",
-                advance,
-            )
-        starts = [most_likely(choices) for choices in (first, architecture.mean().map(torch.Tensor.detach))]
-        picked = self._refined(self._best(starts, limits, freedom, self.settings.candidates), limits, freedom)
-        subnet = picked.subnet(space, self.order)
-        return Found(name, budget, picked, subnet, tuple(log), freedom)
-
-    def lowered(self, found: Found, share: float) -> Found:
-        """What a search that has found this much picks for `share` of the budget."""
-        budget = found.budget.scaled(share)
-        rules = budget.as_dict(), found.freedom
-        picked = self._refined(self._best([found.picked], *rules, self.settings.candidates), *rules)
-        return replace(found, budget=budget, picked=picked, subnet=picked.subnet(self.study.space, self.order))
-
-    def _best(self, starts: Sequence[Picked], limits: Mapping[str, float], freedom: Freedom, own: int) -> Picked:
-        """The lowest validation loss among the repaired `starts` and up to `own` picks of the damage model.
-
-        Those are its best over all precisions and at each single one, which a joint search contains.
-        """
-        problem = self.problem(limits, freedom)
-        # with one pick asked for, a single precision never has less damage than the best over all
-        single = [[p] for p in problem.space.options(LINEARS[0])] if own > 1 else []
-        allowed = [None, *single] if freedom.precisions else [[starts[0].precision[0][0]]]
-        ideal = [best_by_damage(problem, options) for options in allowed]
-        picks = [*starts, *sorted((p for p in ideal if p), key=self.damage.of)[:own]]
-        repaired = [r for p in picks if (r := _repaired(p, problem))]
-        if not repaired:
-            raise HwfitError(f"no subnet of this space meets {Budget(tuple(limits.items()))}; allowed: a larger budget")
-        return min(dict.fromkeys(repaired), key=self.loss_of)
-
-    def _refined(self, picked: Picked, limits: Mapping[str, float], freedom: Freedom) -> Picked:
-        """Walk to neighbouring widths, precisions solved anew for each, while the validation loss falls.
-
-        Damages do not quite add up; this measures where they matter. At most `settings.trials` losses.
-        """
-        problem = self.problem(limits, freedom)
-        allowed = None if freedom.precisions else [picked.precision[0][0]]
-        left, tried = self.settings.trials, {picked}
-        while left > 0:
-            near = neighbours(picked, problem, allowed)
-            new = [p for p in near if p not in tried][: min(left, NEIGHBOURS)]
-            left, tried = left - len(new), tried | set(new)
-            best = min((picked, *new), key=self.loss_of)
-            if best == picked:
-                break
-            picked = best
-        return picked
+            return descend(architecture, *rules, advance, count * text.ids.shape[1])
 
     def loss_of(self, picked: Picked) -> float:
         """`loss` of a pick, in terms of what distillation leaves of it if that is known; remembered."""
@@ -268,19 +166,6 @@ class Searcher:
                 loss = self.recovery.loss(self.damage.of(picked), loss, self.at_once.of(picked))
             self._losses[picked] = loss
         return self._losses[picked]
-
-    def quantised(self, found: Found, budget: Budget) -> Found:
-        """`found` at the `uniform` precision with the lowest loss; widths and depth give way until `budget` holds."""
-        space = self.study.space
-        options = []
-        for index in self.uniform:
-            problem = self.problem(budget.as_dict(), WIDTHS_ONLY)
-            if picked := _repaired(with_precision(found.picked, index, space), problem, [index]):
-                options.append(picked)
-        if not options:
-            raise HwfitError(f"no uniform precision meets {budget} by widths alone; allowed: a larger budget")
-        picked = min(options, key=self.loss_of)
-        return replace(found, budget=budget, picked=picked, subnet=picked.subnet(space, self.order))
 
     @torch.no_grad()
     def loss(self, subnet: Subnet) -> float:
@@ -306,12 +191,11 @@ class Searcher:
         return found
 
     def _picked_again(self, found: Found, limits: Mapping[str, float]) -> Picked | None:
-        if not found.freedom.precisions:
-            return _repaired(found.picked, self.problem(limits, found.freedom), [found.picked.precision[0][0]])
-        try:
-            return self._best([found.picked], limits, found.freedom, own=1)
-        except HwfitError:
-            return None
+        problem, precisions = self.problem(limits, found.freedom), found.freedom.precisions
+        allowed = None if precisions else [found.picked.precision[0][0]]
+        ideal = best_by_damage(problem) if found.guided and precisions else None
+        picks = [again for p in (found.picked, ideal) if p and (again := repaired(p, problem, allowed))]
+        return min(dict.fromkeys(picks), key=self.loss_of, default=None)
 
 
 def aim_of(metric: str, aim: float = AIM) -> float:
@@ -319,7 +203,7 @@ def aim_of(metric: str, aim: float = AIM) -> float:
     return max(1.0, aim) if metric in EXACT else aim
 
 
-def _repaired(picked: Picked, problem: Problem, allowed: Sequence[int] | None = None) -> Picked | None:
+def repaired(picked: Picked, problem: Problem, allowed: Sequence[int] | None = None) -> Picked | None:
     """`repair`, or the knapsack's best where single steps lead nowhere; None if nothing keeps the limits."""
     try:
         return repair(picked, problem)

@@ -8,7 +8,7 @@ enumerated, least harmful first, and enumeration ends where the widths alone are
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import permutations, product
 
@@ -23,6 +23,7 @@ from hwfit.space import Space
 from hwfit.subnet import LINEARS
 
 Array = NDArray[np.float64]
+Index = NDArray[np.intp]
 
 
 def best_by_damage(problem: Problem, allowed: Sequence[int] | None = None) -> Picked | None:
@@ -31,9 +32,8 @@ def best_by_damage(problem: Problem, allowed: Sequence[int] | None = None) -> Pi
     `allowed` restricts the precisions, as indices into the space's. Near optimal in the additive model: what
     multipliers leave unspent is at most one linear's step a limit.
     """
-    grid = _Grid.of(problem, allowed)
-    free = {axis: axis in problem.widths and axis in grid.shared for axis in WIDTHS}
-    widths = list(product(*(range(len(grid.tables[axis]) if free[axis] else 1) for axis in WIDTHS)))
+    grid = Grid.of(problem, allowed)
+    widths = grid.every_width(problem)
     harm = [grid.width_harm(choice) for choice in widths]
     best: tuple[float, Picked] | None = None
     for i in np.argsort(harm, kind="stable"):
@@ -52,7 +52,7 @@ def neighbours(picked: Picked, problem: Problem, allowed: Sequence[int] | None =
     Each has the precisions (and MLP widths, if blocks have their own) that are best at its widths; least total damage
     first.
     """
-    grid = _Grid.of(problem, allowed)
+    grid = Grid.of(problem, allowed)
     here = tuple(getattr(picked, axis) if axis in grid.shared else 0 for axis in WIDTHS)
     unit = np.eye(len(WIDTHS), dtype=int)[[axis in grid.shared for axis in WIDTHS]]
     steps = [*unit, *-unit, *(up - down for up, down in permutations(unit, 2))]
@@ -69,7 +69,7 @@ def neighbours(picked: Picked, problem: Problem, allowed: Sequence[int] | None =
 
 
 @dataclass(frozen=True)
-class _Grid:
+class Grid:
     """The damage tables as arrays, and the precisions that linears and the LM head may take."""
 
     tables: dict[str, Array]
@@ -82,7 +82,7 @@ class _Grid:
     solver: Multipliers = field(default_factory=Multipliers)
 
     @classmethod
-    def of(cls, problem: Problem, allowed: Sequence[int] | None) -> _Grid:
+    def of(cls, problem: Problem, allowed: Sequence[int] | None) -> Grid:
         tables = {axis: getattr(problem.damage, axis).double().numpy() for axis in (*WIDTHS, "precision", "lm_head")}
         shared = tuple(axis for axis in WIDTHS if axis != "mlp" or not problem.space.mlp_per_block)
         linears, head = (problem.space.options(linear) for linear in (LINEARS[0], "lm_head"))
@@ -90,6 +90,11 @@ class _Grid:
             linears = [o for o in allowed if o in linears]
             head = [o for o in allowed if o in head] or head
         return cls(tables, linears, head, shared)
+
+    def every_width(self, problem: Problem) -> list[tuple[int, ...]]:
+        """All choices of the axes that all blocks share; 0 for those that may not change."""
+        free = {axis: axis in problem.widths and axis in self.shared for axis in WIDTHS}
+        return list(product(*(range(len(self.tables[axis]) if free[axis] else 1) for axis in WIDTHS)))
 
     def width_harm(self, choice: Sequence[int]) -> float:
         """Of the axes that all blocks share."""
@@ -105,42 +110,59 @@ class _Grid:
         return Picked(**widths, mlp=own, precision=rows, lm_head=self.head_options[0])
 
 
-def _precisions(start: Picked, grid: _Grid, problem: Problem, below: float = np.inf) -> tuple[float, Picked] | None:
-    """Least damage, if it is `below` this, and its pick at the widths of `start`; MLP widths too, where blocks have
-    their own."""
-    options, space = grid.options, problem.space
-    if not options:
+@dataclass(frozen=True)
+class Decisions:
+    """What is left to decide at given widths: one option for every item (see `items`), in shares of the limits."""
+
+    harm: Array  # [items, options]
+    moved: Array  # [limits, items, options], what an option adds
+    here: Array  # [limits], what is used without
+    picked: Callable[[Index], Picked]  # of the option of each item
+
+    @classmethod
+    def at(cls, start: Picked, grid: Grid, problem: Problem) -> Decisions | None:
+        """At the widths of `start`; MLP widths are decided too, where blocks have their own. None without options."""
+        options, space = grid.options, problem.space
+        if not options:
+            return None
+        kept = sorted(problem.block_order[: space.depth[start.depth]])
+        own = isinstance(start.mlp, tuple)
+        mlps = range(len(space.mlp)) if own and "mlp" in problem.widths else [0]
+        pace = problem.cost_of(grid.start((0,) * len(WIDTHS), space)).get("decode", 1.0)
+        here = np.array(shares(problem.limits, problem.cost_of(start), pace))
+        alike = replace(start, depth=0)
+        if (added := grid.added.get(alike)) is None:
+            added = grid.added[alike] = _added(start, kept[0], mlps, here, pace, grid, problem)
+        wider, moved, head = added
+        harm = grid.tables["precision"][np.ix_(kept, range(len(LINEARS)), options)]  # [blocks, kinds, options]
+        mlp_harm = grid.tables["mlp"][np.ix_(kept, list(mlps))] if own else np.zeros((len(kept), 1))
+        tables = items.Tables(harm, moved, mlp_harm, wider)
+        packed = (items.blocks if space.precision_per == "block" else items.mlps if own else items.linears)(tables)
+        most = max(packed.harm.shape[-1], len(grid.head_options))
+        head_harm = grid.tables["lm_head"][None, grid.head_options]
+        harm = np.concatenate([items.padded(packed.harm, most), items.padded(head_harm, most)])  # [items, options]
+        moved = np.concatenate([items.padded(packed.moved, most), items.padded(head, most)], 1)
+
+        def picked(chosen: Index) -> Picked:
+            out, (rows, widths) = start, packed.read(chosen[:-1].clip(max=packed.harm.shape[-1] - 1))
+            for block, row, width in zip(kept, rows.tolist(), widths.tolist(), strict=True):
+                out = out.at(block, row=tuple(options[o] for o in row), mlp=width if own else None)
+            return replace(out, lm_head=grid.head_options[min(int(chosen[-1]), len(grid.head_options) - 1)])
+
+        return cls(harm, moved, here, picked)
+
+
+def _precisions(start: Picked, grid: Grid, problem: Problem, below: float = np.inf) -> tuple[float, Picked] | None:
+    """Least damage, if it is `below` this, and its pick at the widths of `start`."""
+    left = Decisions.at(start, grid, problem)
+    chosen = left and grid.solver.least_harm(left.harm, left.moved, left.here, below)
+    if left is None or chosen is None:
         return None
-    kept = sorted(problem.block_order[: space.depth[start.depth]])
-    own = isinstance(start.mlp, tuple)
-    mlps = range(len(space.mlp)) if own and "mlp" in problem.widths else [0]
-    pace = problem.cost_of(grid.start((0,) * len(WIDTHS), space)).get("decode", 1.0)
-    here = np.array(shares(problem.limits, problem.cost_of(start), pace))
-    alike = replace(start, depth=0)
-    if (added := grid.added.get(alike)) is None:
-        added = grid.added[alike] = _added(start, kept[0], mlps, here, pace, grid, problem)
-    wider, moved, head = added
-    harm = grid.tables["precision"][np.ix_(kept, range(len(LINEARS)), options)]  # [blocks, kinds, options]
-    mlp_harm = grid.tables["mlp"][np.ix_(kept, list(mlps))] if own else np.zeros((len(kept), 1))
-    tables = items.Tables(harm, moved, mlp_harm, wider)
-    packed = (items.blocks if space.precision_per == "block" else items.mlps if own else items.linears)(tables)
-    most = max(packed.harm.shape[-1], len(grid.head_options))
-    head_harm = grid.tables["lm_head"][None, grid.head_options]
-    harm = np.concatenate([items.padded(packed.harm, most), items.padded(head_harm, most)])  # [items, options]
-    moved = np.concatenate([items.padded(packed.moved, most), items.padded(head, most)], 1)  # [limits, items, options]
-    chosen = grid.solver.least_harm(harm, moved, here, below)
-    if chosen is None:
-        return None
-    rows, widths = packed.read(chosen[:-1].clip(max=packed.harm.shape[-1] - 1))
-    for block, row, width in zip(kept, rows.tolist(), widths.tolist(), strict=True):
-        start = start.at(block, row=tuple(options[o] for o in row), mlp=width if own else None)
-    head_option = min(int(chosen[-1]), len(grid.head_options) - 1)
-    damage = float(harm[np.arange(len(chosen)), chosen].sum())
-    return damage, replace(start, lm_head=grid.head_options[head_option])
+    return float(left.harm[np.arange(len(chosen)), chosen].sum()), left.picked(chosen)
 
 
 def _added(
-    start: Picked, block: int, mlps: Sequence[int], here: Array, pace: float, grid: _Grid, problem: Problem
+    start: Picked, block: int, mlps: Sequence[int], here: Array, pace: float, grid: Grid, problem: Problem
 ) -> tuple[Array, Array, Array]:
     """Shares of the limits that choices add, the same in every block: an MLP width of a block's own [limits, widths],
     a precision by linear kind [limits, widths, kinds, options], the LM head's [limits, 1, options]."""

@@ -21,6 +21,8 @@ from hwfit.search.teacher import Targets, distillation_loss
 
 Costs = Mapping[str, nn.Module]
 """`metric -> ExpectedCost` in the metric's unit (seconds or bytes)."""
+LossAt = Callable[[Choices, int], Tensor]
+"""(choices, step) -> their loss on that step's text, or this process's share of it; differentiable."""
 
 
 @dataclass(frozen=True)
@@ -28,7 +30,8 @@ class SearchSettings:
     """Steps and rates. `concentration` is the Dirichlet's, growing from first to last over a budget's steps.
 
     `candidates` picks of the damage model compete with what the steps found, and the best of them walks to better
-    neighbours for up to `trials` measured losses. A pick's loss is measured on `judged` validation sequences.
+    neighbours for up to `trials` measured losses; `evaluations` (default: what these make) is how many losses any
+    `strategy` may measure. A pick's loss is measured on `judged` validation sequences.
     Checkpoints come every `checkpoint_every` steps and every `checkpoint_minutes` (0: by steps alone). `recompute`
     trades time for memory.
     """
@@ -52,9 +55,11 @@ class SearchSettings:
     judged: int = 4
     remeasure_rounds: int = 3
     seed: int = 0
+    strategy: str = "joint"
+    evaluations: int | None = None
 
     def training(self) -> SearchSettings:
-        """Without what a run that goes on from a checkpoint may change: learning rates, checkpoints and logs."""
+        """Without what a run that goes on from a checkpoint may change: learning rates, checkpoints, logs, strategy."""
         return replace(
             self,
             lr_architecture=0,
@@ -63,6 +68,8 @@ class SearchSettings:
             checkpoint_minutes=0,
             tensorboard=False,
             recompute=False,
+            strategy="",
+            evaluations=None,
         )
 
 
@@ -134,17 +141,19 @@ def train_shared(
 
 
 def optimise_architecture(
-    supernet: Supernet,
+    loss_at: LossAt,
     architecture: Architecture,
     costs: Costs,
     limits: Mapping[str, float],
-    validation: Targets,
     settings: SearchSettings,
     path: Path,
     key: str,
     advance: Callable[..., None] = lambda *a, **k: None,
+    tokens: int = 0,
 ) -> list[StepLog]:
-    """Move the architecture's logits until the expected costs meet `limits` at the lowest distillation loss.
+    """Move the architecture's logits until the expected costs meet `limits` at the lowest loss.
+
+    `tokens` is what a step reads, for its log.
 
     Ends early once the entropy falls below `settings.stop_entropy`. Resumes from `path` when `key` matches, with
     another learning rate too unless the steps were done.
@@ -153,7 +162,6 @@ def optimise_architecture(
     optimizer = torch.optim.Adam(logits, lr=settings.lr_architecture, betas=(0.5, 0.99))
     constraint = AugmentedLagrangian(dict(limits), settings.stiffness)
     saves = checkpoint.Schedule(settings.checkpoint_every, settings.checkpoint_minutes)
-    part = parallel.share(settings.sequences)
     log: list[StepLog] = []
     parallel.same(architecture.parameters())
     if saved := checkpoint.resumable(path, key, settings.lr_architecture):
@@ -171,8 +179,7 @@ def optimise_architecture(
         for step in range(len(log), settings.steps):
             concentration = first * (last / first) ** (step / max(settings.steps - 1, 1))
             generator = torch.Generator().manual_seed(settings.seed * 104_729 + step)
-            rows = batch(validation, settings.sequences, step, settings.seed + 1).take(part)
-            loss = distillation_loss(supernet(rows.ids, architecture.sample(concentration, generator)), rows)
+            loss = loss_at(architecture.sample(concentration, generator), step)
             expected = priced(costs, architecture.mean(), constraint.limits)
             optimizer.zero_grad()
             (loss + constraint.penalty(expected).to(loss.device)).backward()
@@ -191,7 +198,7 @@ def optimise_architecture(
                 tensors = dict(architecture.state_dict()) | checkpoint.optimizer_tensors(optimizer, "adam")
                 meta = {"key": key, "done": done, "lr": settings.lr_architecture, "log": [asdict(e) for e in log]}
                 checkpoint.save(path, tensors, meta | {"multipliers": constraint.multipliers})
-            steps.row(step, settings.sequences * rows.ids.shape[1], _columns(log[-1], limits))
+            steps.row(step, tokens, _columns(log[-1], limits))
             share = max(v / limits[name] for name, v in priced_at.items())
             advance(note=f"loss {log[-1].loss:.3f}, cost {share:.2f} of budget, entropy {entropy:.2f}")
             if done:

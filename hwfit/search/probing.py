@@ -12,6 +12,7 @@ from hwfit.search.distil import DistilSettings, Student, distil
 from hwfit.search.joint import Searcher
 from hwfit.search.knapsack import best_by_damage
 from hwfit.search.recovery import Probe, contributions, random_tastes
+from hwfit.search.strategies.picks import uniform_precisions
 from hwfit.search.study import Study
 from hwfit.search.teacher import distillation_loss
 from hwfit.subnet import Subnet
@@ -39,8 +40,8 @@ def draw(searcher: Searcher, index: int, seed: int = 0) -> Picked:
     space = searcher.study.space
     for attempt in range(20):
         phase, share = PHASES[index % len(PHASES)], rng.uniform(*SHARES)
-        whole = [searcher.cost(Subnet.whole(space.shape, space.precisions[i], space.embed)) for i in searcher.uniform]
-        limits = {phase: share * min(costs[phase] for costs in whole)}
+        uniform = [Subnet.whole(space.shape, space.precisions[i], space.embed) for i in uniform_precisions(space)]
+        limits = {phase: share * min(searcher.cost(subnet)[phase] for subnet in uniform)}
         taste = random_tastes(searcher.at_once, hash_of(seed, index, attempt))
         if picked := best_by_damage(replace(searcher.problem(limits), damage=taste.table)):
             return picked

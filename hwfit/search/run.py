@@ -22,6 +22,7 @@ from hwfit.search.feasible import refuse_infeasible
 from hwfit.search.hidden import HiddenStates
 from hwfit.search.joint import Found, Searcher, beaten, remeasure
 from hwfit.search.optimise import SearchSettings, StepLog
+from hwfit.search.strategies.find import find
 from hwfit.search.study import Study
 from hwfit.subnet import ModelShape, Subnet
 from hwfit.workload import Workload
@@ -33,7 +34,7 @@ MARK = "distilled.json"
 
 @dataclass(frozen=True)
 class Choice:
-    """A finished search result as kept on disk: `kind` is joint, sequential or uniform.
+    """A finished search result as kept on disk: `kind` is the name of a strategy.
 
     `beaten_by` names another of the front that makes it pointless (see `joint.beaten`).
     """
@@ -85,7 +86,8 @@ def search_front(
     sequential: Mapping[str, Budget] | None = None,
     progress: bool = True,
 ) -> dict[str, Choice]:
-    """One joint subnet a budget from one supernet, plus architecture-then-quantise ones for `sequential`.
+    """One subnet a budget from one supernet by the strategy of `settings`, plus architecture-then-quantise ones for
+    `sequential`.
 
     Results are re-measured with `measure(name -> subnet) -> name -> {phase: seconds}` and repaired until they meet
     their budgets as measured. Raises `HwfitError` before any training if no subnet keeps a budget. Killed and called
@@ -105,8 +107,8 @@ def search_front(
     refuse_infeasible(wanted.values(), study.space, latency, workload)
     searcher = Searcher(study, latency, workload, settings, folder / "checkpoints", progress)
     searcher.train_supernet(resume_key)
-    found: dict[str, Found] = {name: searcher.find(name, budget, resume_key) for name, budget in budgets.items()}
-    found |= {name: searcher.find_sequential(name, budget, resume_key) for name, budget in sequential.items()}
+    found: dict[str, Found] = {n: find(searcher, settings.strategy, n, b, resume_key) for n, b in budgets.items()}
+    found |= {n: find(searcher, "sequential", n, b, resume_key) for n, b in sequential.items()}
     remembered = remembering(measure, folder / "checkpoints" / "measured.json", resume_key)
 
     def settled() -> dict[str, str]:
@@ -114,7 +116,7 @@ def search_front(
         worse = beaten(searcher, {name: last[name] for name in budgets})
         out = {}
         for name, f in last.items():
-            kind = "sequential" if name in sequential else "joint"
+            kind = "sequential" if name in sequential else settings.strategy
             out[name] = Choice(name, kind, f.budget, f.subnet, f.log, worse.get(name)).to_json(key)
             write_text(paths[name], out[name])
         return out

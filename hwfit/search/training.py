@@ -8,6 +8,7 @@ from hwfit.errors import nearest, raise_all
 from hwfit.search.distil import METHODS, DistilSettings
 from hwfit.search.optimise import SearchSettings
 from hwfit.search.steps_log import tensorboard_problems
+from hwfit.search.strategies import strategy_problems
 
 
 @dataclass(frozen=True)
@@ -28,6 +29,8 @@ class Training:
     recompute: bool = False
     checkpoint_minutes: float = 5.0
     tensorboard: bool = False
+    strategy: str = "joint"
+    evaluations: int | None = None
 
     def check(self) -> None:
         """Raises `HwfitError` listing every value that is not allowed."""
@@ -47,6 +50,9 @@ class Training:
             problems.append(f"--hidden {self.hidden} must be 0 or more")
         if self.checkpoint_minutes < 0:
             problems.append(f"--checkpoint-minutes {self.checkpoint_minutes} must be 0 or more; 0 is by steps alone")
+        problems += strategy_problems(self.strategy)
+        if self.evaluations is not None and self.evaluations < 1:
+            problems.append(f"--evaluations {self.evaluations} must be at least 1")
         raise_all(problems)
 
     def search_settings(self) -> SearchSettings:
@@ -61,6 +67,8 @@ class Training:
             recompute=self.recompute,
             checkpoint_minutes=self.checkpoint_minutes,
             tensorboard=self.tensorboard,
+            strategy=self.strategy,
+            evaluations=self.evaluations,
         )
 
     def distil_settings(self) -> DistilSettings:

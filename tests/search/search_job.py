@@ -16,11 +16,11 @@ from made_up import Bits
 from search_llama import tiny_space, write_model
 
 from hwfit.latency_models.whole import WholeModel
-from hwfit.search import joint, parallel
+from hwfit.search import descent, parallel
 from hwfit.search import study as study_module
 from hwfit.search.budget import Budget
+from hwfit.search.costs import predicted_cost
 from hwfit.search.distil import DistilSettings, Lora
-from hwfit.search.joint import predicted_cost
 from hwfit.search.optimise import SearchSettings
 from hwfit.search.run import distil_all, search_front
 from hwfit.search.study import StudySettings, study_of
@@ -34,7 +34,7 @@ SEARCH = SearchSettings(
 
 # activations may stay as they are: one on a rounding boundary would part two runs that differ in the order of sums
 def run(out: Path, distil: DistilSettings, act_bits: int = 8, search: SearchSettings = SEARCH) -> None:
-    joint.WARM_STEPS = 6
+    descent.WARM_STEPS = 6
     write_model(out.parent / "model")
     ids = torch.randint(0, 40, (10, 12), generator=torch.Generator().manual_seed(9))
     settings = StudySettings(seq=12, train=6, validation=4, calibration=4)

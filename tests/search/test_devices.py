@@ -71,8 +71,7 @@ def run(model: Path, folder: Path, device: torch.device) -> tuple[Damage, dict[s
 def test_a_second_device_finds_and_trains_the_same_as_the_cpu(
     model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    monkeypatch.setattr("hwfit.search.joint.WARM_STEPS", 4)
-    monkeypatch.setattr("hwfit.search.methods.DRAWS", 3)
+    monkeypatch.setattr("hwfit.search.descent.WARM_STEPS", 4)
     plain = torch.optim.AdamW  # the fused one knows no simulated device
     monkeypatch.setattr(torch.optim, "AdamW", lambda params, fused=None, **rules: plain(params, **rules))
     monkeypatch.setattr("hwfit.search.study.fast_dtype", lambda device: torch.float32)

@@ -23,6 +23,7 @@ from hwfit.search.forward import CPU
 from hwfit.search.joint import WIDTHS_ONLY, Found, Searcher
 from hwfit.search.optimise import SearchSettings
 from hwfit.search.run import search_front
+from hwfit.search.strategies.find import find
 from hwfit.search.study import Study, StudySettings, study_of
 from hwfit.subnet import Subnet
 from hwfit.workload import Workload
@@ -46,7 +47,7 @@ def study(tmp_path_factory) -> Study:
 
 @pytest.fixture
 def searcher(study: Study, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Searcher:
-    monkeypatch.setattr("hwfit.search.joint.WARM_STEPS", 10)
+    monkeypatch.setattr("hwfit.search.descent.WARM_STEPS", 10)
     return Searcher(study, made_up_device(3), WORKLOAD, SETTINGS, tmp_path, progress=False)
 
 
@@ -61,7 +62,7 @@ def middle(searcher: Searcher) -> dict[str, float]:
 def test_a_search_keeps_every_limit_at_once_and_its_log_prices_all(searcher: Searcher):
     costs = middle(searcher)
     budget = Budget(tuple(sorted((metric, 1.02 * cost) for metric, cost in costs.items())))
-    found = searcher.find("a", budget, "k")
+    found = find(searcher, "joint", "a", budget, "k")
     assert budget.within(searcher.cost(found.subnet), 1e-9)
     assert set(found.log[-1].expected) == set(costs)
     assert len(found.log[-1].multipliers) == len(costs)
@@ -69,15 +70,15 @@ def test_a_search_keeps_every_limit_at_once_and_its_log_prices_all(searcher: Sea
 
 def test_limits_on_the_weights_from_both_sides_move_the_choice(searcher: Searcher):
     decode = middle(searcher)["decode"]
-    free = searcher.find("b", Budget((("decode", decode),)), "k").subnet
-    fewer = searcher.find("c", Budget((("decode", decode), ("params", 0.8 * free.params))), "k").subnet
+    free = find(searcher, "joint", "b", Budget((("decode", decode),)), "k").subnet
+    fewer = find(searcher, "joint", "c", Budget((("decode", decode), ("params", 0.8 * free.params))), "k").subnet
     assert fewer.params <= 0.8 * free.params
     priced = ExpectedCosts(searcher.study.space, searcher.order, searcher.latency, WORKLOAD)
     limits = {"decode": decode, "1/params": 1e-5}
     most = Nearby(Costed.of(priced, limits)).lowest(limits, ["1/params"])
     assert most is not None
     floor = Budget((("1/params", 1.001 * most["1/params"]), ("decode", decode)))
-    found = searcher.find("d", floor, "k").subnet
+    found = find(searcher, "joint", "d", floor, "k").subnet
     assert found.params >= max(free.params, fewer.params, 0.99 / most["1/params"])
     assert searcher.cost(found)["decode"] <= decode
 
@@ -124,7 +125,7 @@ def test_energy_without_a_counter_stops_before_any_training(study: Study, tmp_pa
 
 def test_a_front_marks_what_another_of_it_beats(study: Study, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     """Two budgets so loose that both are met by the whole model: one of them need not be distilled."""
-    monkeypatch.setattr("hwfit.search.joint.WARM_STEPS", 4)
+    monkeypatch.setattr("hwfit.search.descent.WARM_STEPS", 4)
     device = made_up_device(3)
     budgets = {"subnet": Budget((("disk", 1e9),)), "subnet x2": Budget((("disk", 2e9),))}
 

@@ -1,0 +1,85 @@
+"""Strategies on a real supernet, small and random: what is found meets the budget and can be picked again."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+
+import pytest
+import safetensors.torch
+import torch
+from replay_bench import Prices
+from search_llama import CONFIG, random_weights, tiny_space
+
+from hwfit.errors import HwfitError
+from hwfit.latency_models.whole import WholeModel
+from hwfit.search.budget import Budget
+from hwfit.search.forward import CPU
+from hwfit.search.joint import Searcher
+from hwfit.search.methods import METHODS
+from hwfit.search.optimise import SearchSettings
+from hwfit.search.strategies import STRATEGIES
+from hwfit.search.strategies.find import find
+from hwfit.search.strategies.losses import read_losses
+from hwfit.search.study import StudySettings, study_of
+from hwfit.subnet import Subnet
+from hwfit.workload import Workload
+
+SETTINGS = SearchSettings(
+    weight_steps=1, steps=2, sequences=2, rank=2, checkpoint_every=1, candidates=2, trials=2, judged=2
+)
+
+
+@pytest.fixture(scope="module")
+def searcher(tmp_path_factory: pytest.TempPathFactory) -> Searcher:
+    folder = tmp_path_factory.mktemp("model")
+    (folder / "config.json").write_text(json.dumps(CONFIG))
+    safetensors.torch.save_file(random_weights(), folder / "model.safetensors")
+    ids = torch.randint(0, 40, (8, 12), generator=torch.Generator().manual_seed(9))
+    study = study_of(folder, ids, StudySettings(seq=12, train=4, validation=4, calibration=4), folder, False, CPU)
+    study = replace(study, space=tiny_space("w32", "w8a8", "w4a8"))
+    out = Searcher(study, WholeModel(Prices()), Workload(), SETTINGS, tmp_path_factory.mktemp("run"), progress=False)
+    out.train_supernet("key")
+    return out
+
+
+@pytest.fixture(autouse=True)
+def short_warm_start(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("hwfit.search.descent.WARM_STEPS", 10)
+
+
+def budget(searcher: Searcher, share: float) -> Budget:
+    space = searcher.study.space
+    costs = searcher.cost(Subnet.whole(space.shape, "w4a8", space.embed))
+    return Budget(tuple((metric, share * costs[metric]) for metric in ("decode", "memory")))
+
+
+@pytest.mark.parametrize("name", list(STRATEGIES))
+def test_every_strategy_finds_a_subnet_within_the_budget(name: str, searcher: Searcher):
+    limits = budget(searcher, 1.02)
+    found = find(searcher, name, f"subnet {name}", limits, "key", 9)
+    costs = searcher.cost(found.subnet)
+    assert all(costs[metric] <= limit * (1 + 1e-9) for metric, limit in limits.limits)
+    assert found.subnet == found.picked.subnet(searcher.study.space, searcher.order)
+    kept = read_losses(searcher.folder / f"losses-subnet {name}.jsonl", searcher.study.space)
+    assert len(kept) <= 9
+    assert kept[found.picked] == pytest.approx(searcher.loss(found.subnet), rel=1e-4)
+    if name != "sequential":  # which tells its first stage's losses too, of architectures beyond the budget
+        assert kept[found.picked] == min(kept.values())
+    aimed = searcher.aimed(found, {"decode": 1.0})
+    if name in ("uniform", "bits"):  # whole models, the smallest already
+        assert aimed == found
+    else:
+        assert searcher.cost(aimed.subnet)["decode"] <= 0.95 * limits.as_dict()["decode"]
+    if name in ("sequential", "quantise_first", "uniform"):
+        assert len({p for row in aimed.subnet.precision for p in row} | {aimed.subnet.lm_head}) == 1
+
+
+@pytest.mark.parametrize("name", list(METHODS))
+def test_methods_give_a_rung_for_every_share_they_can(name: str, searcher: Searcher):
+    ladder = METHODS[name](searcher, f"{name}.x", budget(searcher, 1.02), (1.0, 0.97), "key")
+    assert 1.0 in ladder
+    for share, found in ladder.items():
+        assert searcher.cost(found.subnet)["decode"] <= share * budget(searcher, 1.02).as_dict()["decode"] * (1 + 1e-9)
+    with pytest.raises(HwfitError):
+        METHODS[name](searcher, f"{name}.y", budget(searcher, 1e-3), (1.0,), "key")
