@@ -160,6 +160,9 @@ def search(
     data: Annotated[
         str | None, typer.Option(help="Training text in place of --text: a file, a hub data set, or self-generated")
     ] = None,
+    judge: Annotated[
+        bool, typer.Option(help="End with all measured and judged beside the original: results.json, report.html")
+    ] = True,
     sequences: Annotated[int | None, typer.Option(help="Sequences a training step [default: 2]")] = None,
     distil: Annotated[str, typer.Option(help="full, or lora: low-rank pairs beside frozen weights")] = "full",
     hidden: Annotated[float, typer.Option(help="Weight of hidden states in distillation, beside answers")] = 0.0,
@@ -185,7 +188,7 @@ def search(
     ] = None,
 ) -> None:
     """Search MODEL for the best subnet under every --budget at once, distil it and export it."""
-    rules = (text, precision or (), steps, distil_steps, front, train_on, space, data)
+    rules = (text, precision or (), steps, distil_steps, front, train_on, space, data, judge)
     rates = (sequences, distil, hidden, lr, supernet_lr, architecture_lr, recompute, checkpoint_minutes, tensorboard)
     _commands().search(
         model, budget or (), out, device, tables, *rules, *rates, dry_run, config, gpu_memory, strategy, evaluations

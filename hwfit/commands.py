@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import asdict, replace
-from functools import partial
+from collections.abc import Sequence
+from dataclasses import asdict
 from json import dumps
 from pathlib import Path
 
-import torch
 from rich.markup import escape
 from rich.table import Table as RichTable
 
@@ -16,14 +14,14 @@ from hwfit.demo import DemoSettings, run_demo
 from hwfit.errors import HwfitError, raise_all
 from hwfit.evaluate_command import evaluate
 from hwfit.export_command import export, generate
-from hwfit.kernels.registry import get_backend
+from hwfit.kernels.registry import device_names, get_backend
 from hwfit.latency_models.active import most_telling
 from hwfit.latency_models.load import load_latency
 from hwfit.lut_store.table import Table
 from hwfit.models import fetch as models
 from hwfit.models.llama import load_config, open_model
 from hwfit.pick_command import pick
-from hwfit.plan_command import plan, refuse_too_little_memory
+from hwfit.plan_command import plan
 from hwfit.predict_commands import advise, config_of, predict, workloads_of
 from hwfit.profiler.anchor import Anchor
 from hwfit.profiler.device import fingerprint
@@ -31,30 +29,26 @@ from hwfit.profiler.doctor import Finding, examine
 from hwfit.profiler.preflight import preflight, refuse_precisions, refuse_too_large
 from hwfit.profiler.run import ProfileReport
 from hwfit.profiler.run import profile as profile_cells
-from hwfit.profiler.subnets import profile_models, time_subnets
+from hwfit.profiler.subnets import profile_models
 from hwfit.profiler.whole import Timing, time_models
-from hwfit.profiler.whole_models import finish, stored_bytes
 from hwfit.profiler.whole_models import open_model as open_deployed
+from hwfit.profiler.whole_models import stored_bytes
 from hwfit.progress import out_console
 from hwfit.report.page import write_report
 from hwfit.report.results import Results, read_results
 from hwfit.report.table import rich_table
 from hwfit.search import parallel
 from hwfit.search.budget import Budget
-from hwfit.search.feasible import refuse_infeasible
-from hwfit.search.run import distil_all, search_front
-from hwfit.search.study import StudySettings, prepare, training_device
+from hwfit.search.study import training_device
 from hwfit.search.training import Training
-from hwfit.space_files import AUTO, Opened
-from hwfit.space_option import measurable, priced, space_of
-from hwfit.subnet import Subnet
+from hwfit.search_run import SearchJob, run_search
+from hwfit.space_files import AUTO
+from hwfit.space_option import measurable, space_of
+from hwfit.target_device import kind_of, target_device
 from hwfit.transfer_command import transfer
 from hwfit.validate_command import validate
 from hwfit.workload import PHASES, PhaseName, Workload
 
-FRONT_STEP = 1.25
-TIGHTEST = "subnet"
-"""The search result for the budget as given."""
 COLOURS = {"good": "green", "warn": "yellow", "bad": "red"}
 
 
@@ -127,6 +121,7 @@ def search(
     train_on: str | None = None,
     space: str = AUTO,
     data: str | None = None,
+    judge: bool = True,
     sequences: int | None = None,
     distil: str = "full",
     hidden: float = 0.0,
@@ -147,7 +142,9 @@ def search(
     `device` is what the budgets are about; `train_on` (cpu or cuda, by default a GPU where there is one) is what the
     search and distillation run on. `front` > 1 adds looser budgets from the same supernet, each `FRONT_STEP` times the
     one before. `space` is a preset's name or a .yaml file; `auto` gives up what the table cannot price. `data` is where
-    training text comes from in place of the file `text` (see `study.prepare`); the options from `sequences` on are
+    training text comes from in place of the file `text` (see `study.prepare`). `judge` ends with all of it measured and
+    judged beside the original and the fastest uniform model, in OUT/results.json and OUT/report.html; a device that is
+    not in this machine (`device` may be any of the table) gets predictions. The options from `sequences` on are
     explained at `Training`. `dry_run` prints the memory plan and stops. Under torchrun all processes train, and the
     first one measures, writes and prints. Raises `HwfitError` before anything trains for budgets that cannot be met,
     too little memory or too little text. `strategy` is how subnets are chosen (`hwfit.search.strategies`), by the
@@ -158,7 +155,8 @@ def search(
     training = Training(steps, distil_steps, *rates, distil, hidden, recompute, *rest)
     training.check()
     if dry_run:
-        plan(model, config, precision, device, gpu_memory, training, train_on, space)
+        kind = device if device in device_names() else kind_of(device)
+        plan(model, config, precision, kind, gpu_memory, training, train_on, space)
         return {}
     only = {"--config": config, "--gpu-memory": gpu_memory}
     raise_all([f"{flag} is for --dry-run alone; a search takes MODEL" for flag, value in only.items() if value])
@@ -168,55 +166,12 @@ def search(
     out_console.quiet = not parallel.first()
     try:
         path = Path(parallel.from_first(lambda: str(open_model(model))))
-        given = data or (str(text) if text else None)
-        wanted = partial(space_of, path, space, precision, device)
-        return _search(model, path, limits, out, device, tables, given, wanted, precision, front, trainer, training)
+        given, target = data or (str(text) if text else None), target_device(device, tables)
+        rest = {"space": space, "precision": precision, "front": front, "judge": judge}
+        return run_search(SearchJob(model, path, limits, out, target, trainer, training, tables, given, **rest))
     finally:
         out_console.quiet = False
         parallel.stop()
-
-
-def _search(
-    model: str,
-    path: Path,
-    limits: Budget,
-    out: Path,
-    device: str,
-    tables: Path | None,
-    data: str | None,
-    wanted: Callable[[], Opened],
-    precision: Sequence[str],
-    front: int,
-    trainer: torch.device,
-    training: Training,
-) -> dict[str, Path]:
-    config, workload, progress = load_config(path), Workload(), parallel.first()
-    latency = load_latency(fingerprint(device).key, tables)
-    offered = priced(wanted(), latency, workload, model, device, tables, precision)
-    refuse_infeasible([limits], offered, latency, workload)
-    refuse_too_little_memory(path, offered, training, trainer)
-    study = prepare(path, StudySettings(), out / "checkpoints", data, progress=progress, device=trainer)
-    study = replace(study, space=offered)
-
-    def measure(subnets):
-        times = time_subnets(subnets, config, workload, tables, device)
-        return {name: {phase: t.p10 for phase, t in by_phase.items()} for name, by_phase in times.items()}
-
-    budgets = {
-        TIGHTEST if i == 0 else f"{TIGHTEST} x{FRONT_STEP**i:.3g}": limits.scaled(FRONT_STEP**i) for i in range(front)
-    }
-    rules = training.search_settings(), out
-    choices = search_front(study, latency, workload, budgets, measure, *rules, progress=progress)
-    beaten = {name: by for name, c in choices.items() if (by := c.beaten_by) and name != TIGHTEST}
-    for name, by in beaten.items():
-        out_console.print(f"{name} is not distilled: {by} takes no more and loses no more")
-    front_only = {name: choice for name, choice in choices.items() if name not in beaten}
-    folders = distil_all(study, front_only, training.distil_settings(), out, progress=progress)
-    for name, folder in folders.items() if parallel.first() else ():
-        finish(device, folder, path, workload)
-        out_console.print(_describe(choices[name].subnet))
-        out_console.print(f"{folder}")
-    return folders
 
 
 def measure(
@@ -272,15 +227,6 @@ def demo(
     """The main job end to end: fetch, profile, search, distil, export, measure, judge, report."""
     settings = DemoSettings.quick() if quick else DemoSettings()
     return run_demo(model, out, settings, tables, device, train_on=training_device(train_on))
-
-
-def _describe(subnet: Subnet) -> str:
-    least, most = min(subnet.mlp), max(subnet.mlp)
-    mlp = f"{most}" if least == most else f"{least}–{most}"
-    return (
-        f"hidden {subnet.hidden}, {subnet.heads} heads of {subnet.head_size}, MLP {mlp}, "
-        f"{len(subnet.blocks)} blocks, {subnet.mean_weight_bits:.1f} bits a weight, {subnet.weight_bytes / 1e6:.1f} MB"
-    )
 
 
 __all__ = [

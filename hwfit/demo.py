@@ -3,40 +3,28 @@
 from __future__ import annotations
 
 import json
-import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
-from datetime import datetime
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
 from rich.console import Console
 
-from hwfit import __version__
-from hwfit.deploy.bundle import load_bundle, quantise_bundle
-from hwfit.deploy.folder import ONNX, deploy, size_on_disk
-from hwfit.deploy.runtime import OnnxModel
+from hwfit.bench import Bench
 from hwfit.errors import HwfitError
-from hwfit.evaluate.judge import Exam, Quality, heldout_tokens, judge_all
-from hwfit.evaluate.score import mean_accuracy
+from hwfit.evaluate.judge import Exam
 from hwfit.files import write_text
-from hwfit.kernels.registry import get_backend
-from hwfit.latency_models.breakdown import breakdown
 from hwfit.latency_models.load import load_latency
 from hwfit.latency_models.whole import WholeModel
-from hwfit.lut_store.table import Table
-from hwfit.models.llama import load_config, load_shape, load_weights, open_model
-from hwfit.profiler.anchor import Anchor
-from hwfit.profiler.device import Fingerprint, fingerprint
+from hwfit.models.llama import load_config, load_shape, open_model
+from hwfit.profiler.device import fingerprint
 from hwfit.profiler.protocol import Rules
 from hwfit.profiler.run import profile
-from hwfit.profiler.subnets import max_tokens, profile_models, time_subnets
-from hwfit.profiler.whole import Timing, time_models
-from hwfit.report.page import write_report
-from hwfit.report.results import LayerTime, Results, Row, Score, Stage, Step, Trajectory, read_results, write_results
-from hwfit.report.results import Timing as TimingRow
+from hwfit.profiler.subnets import profile_models, time_subnets
+from hwfit.report.page import PAGE
+from hwfit.report.results import Results, read_results
 from hwfit.report.table import rich_table
+from hwfit.run_results import TRAINING_TEXT, conclude
 from hwfit.search.budget import Budget
 from hwfit.search.distil import DistilSettings
 from hwfit.search.forward import CPU
@@ -44,10 +32,10 @@ from hwfit.search.optimise import SearchSettings
 from hwfit.search.run import Choice, Measure, distil_all, search_front
 from hwfit.search.study import Study, StudySettings, prepare
 from hwfit.space import Space
+from hwfit.stages import Stages
 from hwfit.subnet import Subnet
-from hwfit.workload import PHASES, PhaseName, Workload
+from hwfit.workload import Workload
 
-ORIGINAL = "original fp32"
 UNIFORM = {"uniform w8": "w8a8g32", "uniform w4": "w4a8g32"}
 MAIN = 0.85
 """The budget the demo is about, as a share of the uniform 4-bit model's decode latency."""
@@ -88,30 +76,6 @@ class DemoSettings:
         )
 
 
-@dataclass
-class Clock:
-    """Seconds a stage took, kept in the run folder so that a resumed run adds up."""
-
-    path: Path
-    console: Console
-    stages: dict[str, float] = field(default_factory=dict)
-
-    @contextmanager
-    def stage(self, name: str, title: str) -> Iterator[None]:
-        self.console.rule(f"{title}", align="left")
-        start = time.monotonic()
-        try:
-            yield
-        finally:
-            self.stages[name] = self.stages.get(name, 0.0) + time.monotonic() - start
-            write_text(self.path, json.dumps(self.stages))
-
-    @classmethod
-    def of(cls, folder: Path, console: Console) -> Clock:
-        path = folder / "stages.json"
-        return cls(path, console, json.loads(path.read_text()) if path.exists() else {})
-
-
 def run_demo(
     model: str,
     out: Path,
@@ -126,18 +90,18 @@ def run_demo(
     """fetch -> profile -> fit -> search -> distil -> export -> measure -> judge -> report, into the folder `out`."""
     console = console or Console(stderr=True)
     workload = workload or Workload()
-    clock = Clock.of(out, console)
-    with clock.stage("fetch", "1 Fetch the model"):
+    stages = Stages.of(out, console)
+    with stages.stage("fetch", "Fetch the model"):
         path = open_model(model, progress)
     space, config = Space.default(load_shape(path)), load_config(path)
     print_ = fingerprint(device)
-    with clock.stage("profile", "2 Profile this machine: what each linear costs at every width and precision"):
+    with stages.stage("profile", "Profile this machine: what each linear costs at every width and precision"):
         report = profile(space, workload, device, tables, None, progress, coarse=True, rules=settings.profile)
         console.print(f"   {report.measured} cells measured, {report.skipped} known, {report.unsupported} cannot run")
         profile_models(
             space, config, workload, tables, device, settings.whole_models, settings.whole_seconds, progress=progress
         )
-    with clock.stage("fit", "3 Fit the latency model"):
+    with stages.stage("fit", "Fit the latency model"):
         latency = load_latency(print_.key, tables)
         budgets = kept_budgets(out / "budgets.json", demo_budgets(latency, space, workload, settings.shares))
         console.print(f"   budgets: {', '.join(map(str, budgets.values()))} (main: {budgets[_name(MAIN)]})")
@@ -146,46 +110,17 @@ def run_demo(
         times = time_subnets(subnets, config, workload, tables, device, settings.whole_seconds, progress)
         return {name: {phase: t.p10 for phase, t in by_phase.items()} for name, by_phase in times.items()}
 
-    with clock.stage("search", "4 Search widths, depth and precisions together"):
+    with stages.stage("search", "Search widths, depth and precisions together"):
         study = prepare(path, settings.study, out / "checkpoints", progress=progress, device=train_on)
         choices = _searched(study, latency, workload, budgets, measure, settings, out, progress)
-    with clock.stage("distil", "5 Distil every subnet from the original"):
+    with stages.stage("distil", "Distil every subnet from the original"):
         bundles = distil_all(study, choices, settings.distil, out, progress=progress)
-    with clock.stage("export", "6 Export to ONNX"):
-        folders = _exported(path, space, bundles, out, workload)
-    with clock.stage("measure", "7 Measure what was exported, interleaved"):
-        models = {name: OnnxModel(folder / ONNX) for name, folder in folders.items()}
-        anchor = Anchor.of_table(get_backend(device), print_, Table(tables))
-        times = time_models(models, workload, settings.measure_seconds, anchor, progress)
-        subnets = {name: m.subnet for name, m in models.items()}
-        del models
-    with clock.stage("evaluate", "8 Judge on documents never seen"):
-        tokens = heldout_tokens(path, settings.exam, progress=progress)
-        quality = judge_all(folders, settings.exam, tokens, progress=progress)
-    rows = tuple(
-        _row(name, subnets[name], choices.get(name), times[name], quality[name], folders[name], latency, workload)
-        for name in folders
-    )
-    results = Results(
-        model=model,
-        created=datetime.now().astimezone().isoformat(timespec="seconds"),
-        machine=print_.to_dict(),
-        workload=workload,
-        rows=rows,
-        search=tuple(_trajectory(c) for c in choices.values() if c.log),
-        stages=tuple(Stage(name, seconds) for name, seconds in clock.stages.items()),
-        layers=tuple(
-            LayerTime(name, phase, kind, seconds)
-            for name, subnet in subnets.items()
-            for phase in PHASES
-            for kind, seconds in breakdown(latency, subnet, workload.phase(phase)).items()
-        ),
-        provenance=_provenance(path, settings, print_, report.table),
-    )
-    write_results(results, out)
-    page = write_report(out)
+    rest = {"tables": tables, "exam": settings.exam, "seconds": settings.measure_seconds, "progress": progress}
+    bench = Bench(model, path, out, device, print_, latency, workload, **rest)
+    facts = {"training text": TRAINING_TEXT, "settings": json.dumps(asdict(settings))}
+    results = conclude(bench, choices, bundles, _name(MAIN), stages, facts)
     Console().print(rich_table(read_results(out)))
-    console.print(f"[bold]{page}[/bold], {out / 'pareto.png'}, deployed models under {out / 'subnets'}")
+    console.print(f"[bold]{out / PAGE}[/bold], {out / 'pareto.png'}, deployed models under {out / 'subnets'}")
     return results
 
 
@@ -228,85 +163,3 @@ def _searched(
     return uniform | search_front(
         study, latency, workload, budgets, measure, settings.search, out, sequential, progress
     )
-
-
-def _exported(model: Path, space: Space, bundles: Mapping[str, Path], out: Path, workload: Workload) -> dict[str, Path]:
-    """Deployed folders of the original and every bundle; graphs that are newer than their bundle are kept."""
-    folders = {ORIGINAL: out / "subnets" / ORIGINAL, **bundles}
-    context = max(512, max_tokens(workload))
-    if not (folders[ORIGINAL] / ONNX).exists():
-        whole = quantise_bundle(load_weights(model), space.shape, load_config(model), Subnet.whole(space.shape))
-        deploy(whole, model, folders[ORIGINAL], context)
-    for name, folder in bundles.items():
-        graph, weights = folder / ONNX, folder / "model.safetensors"
-        if not graph.exists() or graph.stat().st_mtime < weights.stat().st_mtime:
-            deploy(load_bundle(folder), model, folders[name], context)
-    return folders
-
-
-def _row(
-    name: str,
-    subnet: Subnet,
-    choice: Choice | None,
-    times: Mapping[PhaseName, Timing],
-    quality: Quality,
-    folder: Path,
-    latency: WholeModel,
-    workload: Workload,
-) -> Row:
-    phases = {
-        phase: TimingRow(
-            measured=t.p10,
-            low=t.low,
-            high=t.high,
-            predicted=latency.predict(subnet, workload.phase(phase)).value,
-            raw=t.raw,
-        )
-        for phase, t in times.items()
-    }
-    mean, stderr = mean_accuracy(quality.accuracy.values())
-    return Row(
-        name=name,
-        kind=choice.kind if choice else "original",  # pyright: ignore[reportArgumentType]
-        decode=phases["decode"],
-        prefill=phases["prefill"],
-        size_bytes=size_on_disk(folder),
-        perplexity=quality.perplexity.value,
-        perplexity_low=quality.perplexity.low,
-        perplexity_high=quality.perplexity.high,
-        subnet=subnet,
-        weight_bits=subnet.mean_weight_bits,
-        budget=choice.budget.as_dict() if choice and choice.budget else None,
-        picked=name == _name(MAIN),
-        accuracy={task: Score(s.value, s.stderr, s.n) for task, s in quality.accuracy.items()},
-        accuracy_mean=mean,
-        accuracy_stderr=stderr,
-    )
-
-
-def _trajectory(choice: Choice) -> Trajectory:
-    """The first limit's share of a search log, for the plot."""
-    assert choice.budget
-    metric, limit = choice.budget.limits[0]
-    return Trajectory(
-        f"{choice.name} ({choice.budget})",
-        tuple(
-            Step(s.step, s.loss, s.expected[metric], limit, s.entropy, s.multipliers.get(metric, 0.0))
-            for s in choice.log
-        ),
-    )
-
-
-def _provenance(model: Path, settings: DemoSettings, device: Fingerprint, table: Path) -> dict[str, str]:
-    origin = model / "hwfit.json"
-    return {
-        "hwfit": __version__,
-        "model": json.loads(origin.read_text()).get("origin", str(model.name)) if origin.exists() else str(model.name),
-        "device": device.key,
-        "latency": "measured on this machine; p10 of interleaved rounds, corrected to the table's anchor",
-        "training text": "train splits of BoolQ passages, HellaSwag, PIQA and ARC",
-        "held-out text": f"{settings.exam.rows} x {settings.exam.seq} tokens of BoolQ validation passages not in train",
-        "accuracy": f"first {settings.exam.documents} validation documents a task, 0-shot, lm-eval",
-        "settings": json.dumps(asdict(settings)),
-        "table": table.name,
-    }

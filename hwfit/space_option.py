@@ -23,8 +23,11 @@ from hwfit.workload import PHASES, Workload
 LARGE = 10**9
 
 
-def space_of(model: Path, name: str = AUTO, precision: Sequence[str] = (), device: str = "cpu") -> Opened:
-    """The space of a model that `--space` and `--precision` ask for. Raises `HwfitError` listing all that is wrong."""
+def space_of(
+    model: Path, name: str = AUTO, precision: Sequence[str] = (), device: str = "cpu", sm: int | None = None
+) -> Opened:
+    """The space of a model that `--space` and `--precision` ask for; `sm` is the compute capability of a GPU that need
+    not be here. Raises `HwfitError` listing all that is wrong."""
     problems = []
     for text in precision:
         try:
@@ -32,7 +35,7 @@ def space_of(model: Path, name: str = AUTO, precision: Sequence[str] = (), devic
         except HwfitError as error:
             problems += [f"--{p}" for p in error.problems]
     raise_all(problems)
-    opened = open_space(name, load_shape(model), device, precision, compute_capability(device))
+    opened = open_space(name, load_shape(model), device, precision, sm or compute_capability(device))
     _tell(opened.left_out)
     if name != AUTO:
         count = opened.space.candidates()
@@ -66,8 +69,9 @@ def priced(
     device: str = "cpu",
     tables: Path | None = None,
     precision: Sequence[str] = (),
+    here: bool = True,
 ) -> Space:
-    """The space, all of which the device's table prices.
+    """The space, all of which the device's table prices; the device need not be in this machine (`here`).
 
     A derived space gives up what the table lacks, and says so. Raises `HwfitError` for what was asked for and lacks,
     with the command that measures it.
@@ -78,7 +82,8 @@ def priced(
         if left_out:
             _tell([f"--space auto: the table cannot price {', '.join(left_out)}: left out of the search"])
     command = profile_command(opened.name, workload, model, device, tables, precision)
-    refuse_unpriced(f"--space {opened.name}", space, latency.lookup, phases, command, get_backend(device).why_not)
+    why_not = get_backend(device).why_not if here else lambda op: None
+    refuse_unpriced(f"--space {opened.name}", space, latency.lookup, phases, command, why_not)
     return space
 
 

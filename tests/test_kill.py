@@ -70,7 +70,7 @@ def test_profile_and_search_survive_kill_minus_nine(tmp_path: Path):
     limit = json.loads(run(command("predict", _whole(model, tmp_path), "--tables", tables, "--json")))
     budget = f"decode={limit['whole.json']['decode']['value'] * 0.6 * 1e6:.1f}us"
     search = command("search", model, "--budget", budget, "--tables", tables, "--out", out)
-    search += ["--text", str(model / "text.txt"), "--steps", "6", "--distil-steps", "4"]
+    search += ["--text", str(model / "text.txt"), "--steps", "6", "--distil-steps", "4", "--no-judge"]
     checkpoints = out / "checkpoints"
     kill_when(search, lambda: any(checkpoints.glob("search-*.safetensors")), tmp_path / "search.log")
     assert not (out / "subnets").exists()

@@ -25,6 +25,12 @@ LEVELS = {
     **dict.fromkeys(
         (
             "demo",
+            "stages",
+            "bench",
+            "run_results",
+            "run_predictions",
+            "target_device",
+            "search_run",
             "commands",
             "pick_command",
             "predict_commands",

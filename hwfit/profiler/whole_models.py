@@ -10,8 +10,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from hwfit.deploy.bundle import WEIGHTS, load_bundle, random_bundle
-from hwfit.deploy.folder import copy_tokenizer, deploy, onnx_path, size_on_disk
+from hwfit.deploy.folder import ONNX, copy_tokenizer, deploy, onnx_path, size_on_disk
 from hwfit.deploy.onnx_graph import write_onnx
+from hwfit.deploy.origin import ORIGIN
 from hwfit.deploy.runtime import OnnxModel
 from hwfit.errors import HwfitError
 from hwfit.kernels.registry import get_backend
@@ -37,6 +38,7 @@ class Deployer:
     folder: Callable[[Path, int], TimedModel]
     size: Callable[[Path], int]
     finish: Callable[[Path, Path, int], object]
+    finished: Callable[[Path], bool]
 
 
 def max_tokens(workload: Workload) -> int:
@@ -85,6 +87,12 @@ def finish(device: str, folder: Path, model: Path, workload: Workload) -> None:
     _DEPLOYERS[device].finish(folder, model, max(512, max_tokens(workload)))
 
 
+def finished(device: str, folder: Path) -> bool:
+    """Whether `finish` was done since the bundle in `folder` was written."""
+    weights = folder / WEIGHTS
+    return weights.is_file() and (folder / "subnet.json").is_file() and _DEPLOYERS[device].finished(folder)
+
+
 def stored_bytes(device: str, path: Path) -> int:
     """Bytes on disk of what `open_model` reads."""
     return _DEPLOYERS[device].size(path)
@@ -95,6 +103,11 @@ def _onnx(subnet: Subnet, config: Mapping[str, Any], seed: int, length: int, fol
     model = OnnxModel(path)
     path.unlink()
     return model
+
+
+def _graph_is_newer(folder: Path) -> bool:
+    graph = folder / ONNX
+    return graph.is_file() and graph.stat().st_mtime >= (folder / WEIGHTS).stat().st_mtime
 
 
 def _cuda(subnet: Subnet, config: Mapping[str, Any], seed: int, length: int, folder: Path) -> TimedModel:
@@ -148,6 +161,7 @@ _DEPLOYERS = {
         lambda path, length: OnnxModel(onnx_path(path)),
         size_on_disk,
         lambda folder, model, length: deploy(folder, model, folder, length),
+        _graph_is_newer,
     ),
     "cuda": Deployer(
         _by_memory,
@@ -155,5 +169,6 @@ _DEPLOYERS = {
         _cuda_folder,
         lambda path: (path / WEIGHTS).stat().st_size,
         lambda folder, model, length: copy_tokenizer(model, folder),
+        lambda folder: (folder / ORIGIN).is_file(),
     ),
 }

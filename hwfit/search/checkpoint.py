@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import time
+from collections.abc import Iterable
 from dataclasses import dataclass, field
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -37,10 +39,13 @@ class Schedule:
         return False
 
 
-def save(path: Path, tensors: dict[str, Tensor], meta: dict[str, Any]) -> None:
-    """Sharded tensors are gathered, so that any number of processes can go on from here; the first one writes."""
+def save(path: Path, tensors: dict[str, Tensor], meta: dict[str, Any], more: Iterable[tuple[str, Tensor]] = ()) -> None:
+    """Sharded tensors are gathered, so that any number of processes can go on from here; the first one writes.
+
+    `more` are made one at a time.
+    """
     contiguous = {}
-    for name, t in tensors.items():
+    for name, t in chain(tensors.items(), more):
         whole = parallel.gathered(t.detach())
         if parallel.first():
             contiguous[name] = whole.cpu().contiguous()

@@ -11,11 +11,14 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
+from hwfit.progress import out_console
 from hwfit.search import checkpoint, parallel
 from hwfit.search.forward import CPU
+from hwfit.search.guard import GOES_BACK, Guard
 from hwfit.search.hidden import HiddenStates
 from hwfit.search.optimise import batch, finite
-from hwfit.search.steps_log import StepsLog
+from hwfit.search.snapshot import Snapshot
+from hwfit.search.steps_log import WENT_BACK, StepsLog
 from hwfit.search.student import Lora, Student
 from hwfit.search.teacher import Targets, distillation_loss
 from hwfit.search.train_step import Stepper, training_stream
@@ -74,11 +77,14 @@ def distil(
     key: str = "",
     advance: Callable[..., None] = lambda *a, **k: None,
     hidden: HiddenStates | None = None,
+    validation: Targets | None = None,
+    goes_back: int = GOES_BACK,
 ) -> list[float]:
     """Train `student` in place; returns the loss of every step. Resumes from `path` when `key` matches.
 
     Under torchrun every process takes its share of each batch, and holds its share of the student. `hidden` gives the
-    original's hidden states where `settings.hidden` is not 0.
+    original's hidden states where `settings.hidden` is not 0. A run whose loss leaves goes back up to `goes_back` times
+    (see `Guard`), held-out rows being the first of `validation`, or of `train` where that has too few.
     """
     part, alone = parallel.share(settings.sequences), parallel.ranks() == 1
     device = student.embed.device
@@ -94,13 +100,12 @@ def distil(
         capturable=recorded,
     )
     saves = checkpoint.Schedule(settings.checkpoint_every, settings.checkpoint_minutes)
-    losses: list[float] = []
-    if path and (saved := checkpoint.load(path, key)):
-        tensors, meta = saved
-        checkpoint.restore_parameters(student, tensors)
-        checkpoint.restore_optimizer(optimizer, tensors, "adam")
-        losses = meta["losses"]
-        advance(len(losses))
+    apart = train if validation is None or len(validation) < settings.sequences else validation
+    apart = apart.take(slice(0, settings.sequences)).take(part)
+
+    def loss_of(rows: Targets) -> float:
+        with torch.no_grad(), student.undropped():
+            return float(parallel.mean(distillation_loss(student(rows.ids), rows)))
 
     def update(rows: Targets) -> Tensor:
         """Loss and gradient norm before the update."""
@@ -113,26 +118,51 @@ def distil(
         optimizer.step()
         return torch.stack([loss.detach().float(), norm.to(loss.device, torch.float32)])
 
+    guard = Guard(Snapshot(student, optimizer), lambda: loss_of(apart), settings.steps, goes_back)
     stepper = Stepper(update, device, recorded)
-    with training_stream(device if recorded else CPU), StepsLog(path, len(losses), settings.tensorboard) as log:
-        for step in range(len(losses), settings.steps):
-            rows = batch(train, settings.sequences, step, settings.seed + 2).take(part)
-            with torch.no_grad():
-                start = losses[0] if losses else float(parallel.mean(distillation_loss(student(rows.ids), rows)))
-            if step == 0 and start <= settings.enough:
-                advance(settings.steps, note=f"loss {start:.3f}, close enough")
-                losses = [start]
-                break
-            rate = settings.rate(step, start)
-            checkpoint.set_rate(optimizer, rate)
-            student.drop(step, settings.seed)
-            losses.append(finite(parallel.mean(stepper(rows)), f"distillation step {step}", path, "--lr"))
-            if path and saves.due(step + 1) and step + 1 < settings.steps:
-                trained = {n: p for n, p in student.named_parameters() if p.requires_grad}
-                tensors = trained | checkpoint.optimizer_tensors(optimizer, "adam")
-                checkpoint.save(path, tensors, {"key": key, "losses": losses})
-            log.row(step, settings.sequences * rows.ids.shape[1], {"loss": losses[-1], "lr": rate})
-            advance(note=f"loss {losses[-1]:.3f}")
+    name = path.stem if path else "distillation"
+    losses: list[float] = []
+    saved = checkpoint.load(path, key) if path else None
+    with training_stream(device if recorded else CPU):
+        guard.start(fresh=saved is None)
+        if saved:
+            tensors, meta = saved
+            checkpoint.restore_parameters(student, tensors)
+            checkpoint.restore_optimizer(optimizer, tensors, "adam")
+            losses = meta["losses"]
+            guard.resume(losses, tensors, meta.get("guard", {}))
+            del tensors, saved
+            advance(len(losses))
+        with StepsLog(path, len(losses), settings.tensorboard, guard.back) as log:
+            while (step := len(losses)) < settings.steps:
+                rows = batch(train, settings.sequences, step, settings.seed + 2).take(part)
+                start = losses[0] if losses else loss_of(rows)
+                if step == 0 and start <= settings.enough:
+                    advance(settings.steps, note=f"loss {start:.3f}, close enough")
+                    losses = [start]
+                    break
+                rate = guard.rate * settings.rate(step, start)
+                checkpoint.set_rate(optimizer, rate)
+                student.drop(step, settings.seed)
+                seen = parallel.mean(stepper(rows))
+                loss, norm = seen.tolist()
+                columns = {"loss": loss, "lr": rate, WENT_BACK: guard.back}
+                log.row(step, settings.sequences * rows.ids.shape[1], columns)
+                if guard.diverged(loss, norm):
+                    losses = guard.go_back(losses)
+                    out_console.print(f"{name}: {guard.told(step, loss)}", soft_wrap=True)
+                    advance(len(losses) - step, note=f"back at step {len(losses)}")
+                    continue
+                losses.append(finite(seen, f"distillation step {step}", path, "--lr"))
+                guard.look(step + 1)
+                if path and saves.due(step + 1) and step + 1 < settings.steps:
+                    trained = {n: p for n, p in student.named_parameters() if p.requires_grad}
+                    tensors = trained | checkpoint.optimizer_tensors(optimizer, "adam")
+                    meta = {"key": key, "losses": losses, "guard": guard.meta()}
+                    checkpoint.save(path, tensors, meta, guard.tensors(step + 1))
+                advance(note=f"loss {losses[-1]:.3f}")
+            if len(losses) == settings.steps and guard.finish():
+                out_console.print(f"{name}: {guard.kept()}", soft_wrap=True)
     if device.type == "cuda":
         torch.cuda.synchronize(device)
     student.drop(None)

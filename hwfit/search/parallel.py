@@ -157,6 +157,20 @@ def split_like(tensor: Tensor, like: Tensor) -> Tensor:
     return distribute_tensor(tensor.to(like.device), like.device_mesh, like.placements)
 
 
+def local(tensor: Tensor) -> Tensor:
+    """This process's shard of a sharded tensor, the same memory; any other tensor is its own."""
+    return tensor.to_local() if isinstance(tensor, DTensor) else tensor
+
+
+def sharded_like(part: Tensor, like: Tensor) -> Tensor:
+    """Inverse of `local`: a shard as the sharded tensor that it is of."""
+    if not isinstance(like, DTensor):
+        return part
+    placed = part.to(like.to_local().device)
+    shape = {"shape": like.shape, "stride": like.stride()}
+    return DTensor.from_local(placed, like.device_mesh, like.placements, run_check=False, **shape)
+
+
 def unshard(part: nn.Module) -> None:
     """Gather a sharded part's weights; `reshard` lets go of them."""
     if isinstance(part, FSDPModule):

@@ -196,7 +196,7 @@ def _distilled(
 ) -> tuple[Bundle, list[float]]:
     student = Student(study.ordered, study.config, subnet, study.dtype, settings.pairs, settings.recompute)
     hidden = HiddenStates(study.ordered, study.config, subnet, study.dtype) if settings.hidden else None
-    losses = distil(student, study.train, settings, checkpoint, key, advance, hidden)
+    losses = distil(student, study.train, settings, checkpoint, key, advance, hidden, study.validation)
     return student.bundle(), losses
 
 

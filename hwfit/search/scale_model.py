@@ -41,10 +41,19 @@ COPIES: dict[str, Copies] = {
     "distil": (1, 1, 2),
 }
 """How often a stage holds its low-rank pairs: among the weights (with gradients that stay), gradients, moments."""
+SNAPSHOT = 3
+"""How often distillation on a processor holds what it trains besides: a copy with its moments to go back to. On a GPU
+the copy is outside, or small (see `Snapshot`)."""
 QUANTISER = 12
 """Bytes a weight of the linear whose clip ratios are being searched, on a GPU."""
 TOP = 64
 """The teacher's tokens kept a position, as `make_targets` has it."""
+
+
+def copies(stage: str, gpu: bool) -> Copies:
+    """`COPIES`, a snapshot's included."""
+    weights, gradients, moments = COPIES.get(stage, (0, 0, 0))
+    return weights + (0 if gpu or stage != "distil" else SNAPSHOT), gradients, moments
 
 
 @dataclass(frozen=True)
@@ -142,7 +151,7 @@ def held(
     finally:
         gc.unfreeze()
     ranks = dict.fromkeys(one, search.rank) | {"distil": distil.lora.rank}
-    real = {n: one[n].at(two[n], blocks).real(s, ranks[n], COPIES.get(n, (0, 0, 0))) for n in one}
+    real = {n: one[n].at(two[n], blocks).real(s, ranks[n], copies(n, gpu)) for n in one}
     if gpu and "what each choice costs" in real:
         found = real["what each choice costs"]
         search_bytes = QUANTISER * max(n * k for n, k, _ in largest(space).linears.values())
@@ -163,7 +172,7 @@ class _Run:
         dtype: torch.dtype,
         s: int,
         blocks: int,
-        moments_apart: bool,
+        gpu: bool,
     ):
         self.space = scaled(space, s, blocks)
         self.shape = self.space.shape
@@ -171,7 +180,7 @@ class _Run:
         sizes |= {"intermediate_size": self.shape.mlp, "num_hidden_layers": blocks}
         self.config = {**config, **sizes, "num_key_value_heads": self.shape.kv_heads}
         self.config = {k: v for k, v in self.config.items() if k not in ("rope_scaling", "rope_parameters")}
-        self.search, self.distil, self.dtype, self.moments_apart = search, distil, dtype, moments_apart
+        self.search, self.distil, self.dtype, self.gpu = search, distil, dtype, gpu
         self.rows = max(8, search.sequences, search.judged, distil.sequences)
         self.ids = torch.arange(self.rows * max(1, seq // s)).view(self.rows, -1) % self.shape.vocab
         self.top = min(max(1, TOP // s), self.shape.vocab)
@@ -196,7 +205,7 @@ class _Run:
         importance = measure_importance(weights, self.config, self.ids[:2], progress=False)
         ordered = order_model(weights, self.shape, importance, take=True)
         del weights, importance
-        self.apart = sum(m.nbytes for m in ordered.moments.values()) if self.moments_apart else 0
+        self.apart = sum(m.nbytes for m in ordered.moments.values()) if self.gpu else 0
         out["importance"] = self._still()
         return ordered
 
@@ -256,7 +265,10 @@ class _Run:
 
         pairs = [p for n, p in net.named_parameters() if ".down." in n or ".up." in n]
         trained = [p for p in net.parameters() if p.requires_grad]
-        out["distil"] = self._step(trained, loss).without_pairs(pairs, COPIES["distil"])
+        step = self._step(trained, loss)
+        if not self.gpu:
+            step = replace(step, weights=step.weights + sum(p.nbytes for p in trained) + step.adam)
+        out["distil"] = step.without_pairs(pairs, copies("distil", self.gpu))
 
     def _step(
         self, params: Sequence[Tensor], loss: Callable[[], Tensor], after: Callable[[], None] = lambda: None

@@ -13,21 +13,24 @@ from hwfit.errors import HwfitError
 from hwfit.files import write_text
 from hwfit.search import parallel
 
+WENT_BACK = "went_back"
+
 
 class StepsLog:
     """Rows of one stage. A resumed stage drops the rows after its checkpoint and goes on below the others.
 
     `checkpoint` is the stage's checkpoint file, `run/checkpoints/x.safetensors`; the rows go to `run/logs/x.csv`.
-    Only the first process writes.
+    Only the first process writes. A stage that went back logs how often in the column `went_back`: rows of an earlier
+    try stay.
     """
 
-    def __init__(self, checkpoint: Path | None, done: int, tensorboard: bool = False):
+    def __init__(self, checkpoint: Path | None, done: int, tensorboard: bool = False, went_back: int = 0):
         self._file = self._board = None
         self._last = time.monotonic()
         if checkpoint is None or not parallel.first():
             return
         self.path = checkpoint.parent.parent / "logs" / f"{checkpoint.stem}.csv"
-        self._columns = _keep(self.path, done)
+        self._columns = _keep(self.path, done, went_back)
         self._file = open(self.path, "a", newline="", encoding="utf-8")  # noqa: SIM115 (closed by `close`)
         if tensorboard:
             from torch.utils.tensorboard import SummaryWriter
@@ -81,11 +84,20 @@ def read_steps(path: Path) -> list[dict[str, float]]:
         raise HwfitError(f"{path}: cannot be read as a log of steps ({error}); delete it to start it again") from error
 
 
-def _keep(path: Path, done: int) -> list[str]:
-    """Drop the rows of steps from `done` on, and a half-written last one; returns the columns, if any are left."""
+def _keep(path: Path, done: int, went_back: int) -> list[str]:
+    """Drop the rows of steps from `done` on, unless of an earlier try, and a half-written last one; returns the
+    columns, if any are left."""
     lines = path.read_text(encoding="utf-8").splitlines(keepends=True) if path.exists() else []
-    kept = [line for line in lines[1:] if line.endswith("\n") and line.split(",")[0].isdigit()]
-    kept = [line for line in kept if int(line.split(",")[0]) < done]
-    text = "".join([lines[0], *kept]) if kept else ""
-    write_text(path, text)
-    return lines[0].strip().split(",") if kept else []
+    columns = lines[0].strip().split(",") if lines else []
+    tries = columns.index(WENT_BACK) if WENT_BACK in columns else None
+
+    def stays(line: str) -> bool:
+        values = line.rstrip("\n").split(",")
+        if not line.endswith("\n") or len(values) != len(columns) or not values[0].isdigit():
+            return False
+        mine = int(values[tries]) if tries is not None and values[tries].isdigit() else 0
+        return mine < went_back or (mine == went_back and int(values[0]) < done)
+
+    kept = [line for line in lines[1:] if stays(line)]
+    write_text(path, "".join([lines[0], *kept]) if kept else "")
+    return columns if kept else []

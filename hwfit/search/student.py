@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -213,6 +214,17 @@ class Student(nn.Module):
         """Draw what the low-rank pairs drop at this step; None for nothing, as deployed."""
         for part in self._parts():
             part.drop(step, seed)
+
+    @contextmanager
+    def undropped(self) -> Iterator[None]:
+        """No input of a low-rank pair is left out inside the block; after it, this step's are again."""
+        kept = [part.kept for part in self._parts()]
+        try:
+            self.drop(None)
+            yield
+        finally:
+            for part, mine in zip(self._parts(), kept, strict=True):
+                part.kept = mine
 
     def forward(self, ids: Tensor, seen: Callable[[int, Tensor], None] | None = None) -> Tensor:
         """Logits `[batch, seq, vocab]`; `seen(i, x)` observes the residual stream after the i-th kept block."""
