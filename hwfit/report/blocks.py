@@ -56,7 +56,7 @@ def block_map(results: Results, row: Row) -> go.Figure:
     )
     for bits in sorted({p.weight_bits for line in s.precision for p in line}, reverse=True):
         _bits(figure, s, bits)
-    figure.add_scatter(**_digits(s), mode="text", hoverinfo="skip", showlegend=False)
+    figure.add_scatter(**_digits(s), mode="text", hoverinfo="skip", showlegend=False, meta={"role": "digits"})
     gone = [block for block in range(results.blocks) if block not in s.blocks]
     for axis, base, height in (("y", -0.5, len(LINEARS)), ("y2", 0, max(whole.mlp))):
         figure.add_bar(

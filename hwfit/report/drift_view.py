@@ -25,14 +25,20 @@ def has_predictions(drift: Drift) -> bool:
 def prediction_drift(drift: Drift) -> go.Figure:
     """A line a text: on the left its perplexity over the original's, on the right the divergence, mean and tail."""
     entries = [(group, name, d) for group in GROUPS for name, d in getattr(drift, group).items()]
-    figure = new_figure(76 + 17 * len(entries), "perplexity ÷ original’s", "")
+    figure = new_figure(76 + 17 * len(entries), "perplexity ratio", "")
     limits = drift.limits
     ratios = [d.after / d.before for *_, d in entries]
     kls = [max(kl, LEAST_KL) for *_, d in entries for kl in (d.kl, d.kl_p99)]
-    right = {**AXIS, "domain": [0.54, 1.0], "anchor": "y", **log_axis([*kls, limits.kl or LEAST_KL])}
+    right = {
+        **AXIS,
+        "domain": [0.54, 1.0],
+        "anchor": "y",
+        **log_axis([*kls, limits.kl or LEAST_KL], most=3),
+        "tickangle": 0,
+    }
     figure.update_layout(margin={"l": 8, "r": 10, "t": 20, "b": 46}, xaxis2=right)
-    figure.update_layout(xaxis2={"title": {"text": "KL, nats a token", "standoff": 8, "font": {"size": 13}}})
-    figure.update_xaxes(log_axis([1.0, 1 + limits.perplexity, *ratios]), selector={"anchor": None})
+    figure.update_layout(xaxis2={"title": {"text": "KL, nats", "standoff": 8, "font": {"size": 13}}})
+    figure.update_xaxes(log_axis([1.0, 1 + limits.perplexity, *ratios], most=3), selector={"anchor": None})
     figure.update_layout(xaxis={"domain": [0.0, 0.46]})
     ends = [-0.5, len(entries) - 0.5]
     labels = [f"{escape(name)}" for _, name, _ in entries]
@@ -44,10 +50,6 @@ def prediction_drift(drift: Drift) -> go.Figure:
         some = [(i, name, d) for i, (g, name, d) in enumerate(entries) if g == group]
         if some:
             _marks(figure, title, symbol, some)
-    notes = [
-        {"x": 0.0, "yref": "paper", "y": 1, "text": "1", "yanchor": "bottom", "showarrow": False, "font": {"size": 11}}
-    ]
-    figure.update_layout(meta={"narrow": notes, "wide": notes})
     return figure
 
 
@@ -93,7 +95,7 @@ def flip_drift(drift: Drift) -> go.Figure:
                 },
             },
         )
-    guide(figure, [100 * drift.limits.flips] * 2, [names[0], names[-1]])
+    figure.add_vline(x=100 * drift.limits.flips, line={"color": "#555", "width": 1.2, "dash": "dash"})
     return figure
 
 
@@ -101,7 +103,8 @@ def drift_words(drift: Drift) -> str:
     """The verdict with every broken limit, and the refusals, as HTML."""
     against = f"Against {escape(drift.original)}: "
     if drift.failures:
-        verdict = f"<p><b>✗ breaks {len(drift.failures)} limits.</b> {against}</p>"
+        count = "1 limit" if len(drift.failures) == 1 else f"{len(drift.failures)} limits"
+        verdict = f"<p><b>✗ breaks {count}.</b> {against}</p>"
         verdict += "<ul>" + "".join(f"<li>{escape(line)}</li>" for line in drift.failures) + "</ul>"
     else:
         verdict = f"<p><b>✓ within all limits.</b> {against}nothing changed by more than they allow.</p>"
@@ -122,7 +125,7 @@ def key() -> str:
     """The key of both plots, as HTML."""
     marks = {"●": "domain", "■": "language", "◆": "long context", "○ □ ◇": "one token in a hundred is beyond"}
     items = [f'<span class="item">{mark} {words}</span>' for mark, words in marks.items()]
-    items += ['<span class="item">┆ no change, and the limit</span>']
+    items += ['<span class="item">┆ limits, and no change (ratio 1)</span>']
     return f'<p class="key">{" ".join(items)}</p>'
 
 

@@ -2,7 +2,8 @@
 
 A trace of one model says which in `meta["row"]`, an annotation in `name`; a trace with a point a model lists them in
 `customdata`. `page.js` filters and highlights by these. `meta["role"]` is `mark` for the trace that stands for its
-model (the arrow keys walk through them) and `curve` for a line that is drawn thicker when its model is selected.
+model (the arrow keys walk through them) and `curve` for a line that is drawn thicker when its model is selected,
+`digits` for text that shrinks with the cells it stands in.
 """
 
 from __future__ import annotations
@@ -40,12 +41,12 @@ def new_figure(height: int, x: str, y: str) -> go.Figure:
     )
 
 
-def log_axis(values: Sequence[float], top: float = 0.06) -> dict[str, Any]:
-    """A logarithmic axis wider than `values` by a share of their span, with at most eight plain numbers on it."""
-    least, most = min(values), max(values)
-    span = max(most / least, 1.2)
-    low, high = least / span**0.06, most * span**top
-    ticks = text.log_ticks(low, high)
+def log_axis(values: Sequence[float], top: float = 0.06, most: int = 8) -> dict[str, Any]:
+    """A logarithmic axis wider than `values` by a share of their span, with at most `most` plain numbers on it."""
+    least, greatest = min(values), max(values)
+    span = max(greatest / least, 1.2)
+    low, high = least / span**0.06, greatest * span**top
+    ticks = text.log_ticks(low, high, most)
     return {
         "type": "log",
         "range": [log10(low), log10(high)],

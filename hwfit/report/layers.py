@@ -34,7 +34,7 @@ FAMILIES = (
     Family("norms, SwiGLU, embedding", ("norm", "swiglu", "embed"), "#ffffff", "|", "#888888"),
 )
 OTHER = Family("overhead and other", (), "#ffffff", "x", "#888888")
-EACH, AROUND = 36, 44
+EACH, AROUND = 36, 50
 """Height in pixels of a bar with the words above it, and of what is around the bars."""
 
 
@@ -45,8 +45,8 @@ def layer_bars(results: Results, phase: PhaseName) -> go.Figure | None:
     if not rows:
         return None
     figure = new_figure(AROUND + EACH * len(rows), "share of the predicted time, %", "")
-    figure.update_layout(barmode="stack", bargap=0.62, margin={"l": 4, "r": 8, "t": 4, "b": 40})
-    figure.update_xaxes(range=[0, 100], showgrid=False)
+    figure.update_layout(barmode="stack", bargap=0.62, margin={"l": 6, "r": 16, "t": 10, "b": 40})
+    figure.update_xaxes(range=[0, 100], tickvals=[0, 25, 50, 75, 100], showgrid=False)
     figure.update_yaxes(type="category", autorange="reversed", showticklabels=False, ticks="", showline=False)
     for family in (*FAMILIES, OTHER):
         sums = [max(0.0, _sum(times[name], family)) for name in rows]

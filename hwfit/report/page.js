@@ -33,7 +33,7 @@ function emphasised(trace) {
   if (owner(trace) && owner(trace) !== selected) return [{...trace, opacity: 0.35}];
   if (role(trace) === 'curve') return [{...trace, line: {...trace.line, width: 4}}];
   if (role(trace) === 'mark') {
-    const frame = {symbol: 'square-open', size: 31, color: '#111', line: {width: 2.2}};
+    const frame = {symbol: 'square-open', size: trace.marker.size + 13, color: '#111', line: {width: 2.2}};
     return [trace, {x: trace.x, y: trace.y, mode: 'markers', marker: frame, hoverinfo: 'skip', showlegend: false}];
   }
   if (trace.type === 'bar' && trace.customdata) {
@@ -53,7 +53,10 @@ function dressed({data, layout}, width) {
   const notes = (meta[width < 700 && meta.narrow ? 'narrow' : 'wide'] || []).filter(note => !note.name || shown(note.name));
   const change = {width, annotations: notes.map(noted)};
   if (meta.each) change.height = meta.around + meta.each * order().length;
-  return {data: data.flatMap(filtered).flatMap(emphasised), layout: {...layout, ...change}};
+  const cell = layout.xaxis.range && (width - 50) / (layout.xaxis.range[1] - layout.xaxis.range[0]);
+  const sized = trace => role(trace) !== 'digits' ? [trace]
+    : cell < 6 ? [] : [{...trace, textfont: {...trace.textfont, size: Math.min(10, 0.82 * cell)}}];
+  return {data: data.flatMap(filtered).flatMap(emphasised).flatMap(sized), layout: {...layout, ...change}};
 }
 
 // ---- drawing, only what is near the screen
@@ -70,7 +73,7 @@ function draw(plot, width = plot.place.clientWidth) {
   plot.place.on('plotly_click', event => {
     const point = event.points[0], trace = plot.data.find(t => t.name === point.data.name && t.customdata);
     const name = owner(point.data) || (trace && point.customdata) || plot.figure.dataset.row;
-    if (name) select(name === selected ? null : name);
+    if (name && name !== selected) select(name); // no toggling: a tap comes as a touch and again as a mouse
   });
 }
 
@@ -86,9 +89,9 @@ const near = new IntersectionObserver(entries => {
 plots.forEach(plot => near.observe(plot.place));
 
 let waiting;
-addEventListener('resize', () => { clearTimeout(waiting); waiting = setTimeout(redraw, 150); });
+addEventListener('resize', () => { clearTimeout(waiting); waiting = setTimeout(() => redraw(), 150); });
 addEventListener('beforeprint', () => {
-  plots.forEach(plot => draw(plot, plot.figure.parentElement.matches('.halves, .maps') ? 335 : 702));
+  plots.forEach(plot => draw(plot, plot.figure.parentElement.matches('.halves, .maps') ? 330 : 700));
 });
 addEventListener('afterprint', () => redraw());
 

@@ -12,7 +12,7 @@ import plotly.graph_objects as go
 from hwfit.report.canvas import NARROW, WIDE, Canvas, Name
 from hwfit.report.dominance import beaten_rows, joint_front
 from hwfit.report.figures import error_bars, guide, legend_of, log_axis, new_figure, story, times_of
-from hwfit.report.labels import Box, line_boxes
+from hwfit.report.labels import Box, line_boxes, overlap
 from hwfit.report.results import Results, Row
 from hwfit.report.text import LOOKS
 from hwfit.workload import PhaseName
@@ -46,11 +46,10 @@ def pareto(results: Results, phase: PhaseName) -> go.Figure:
     )
     for row in rows:
         _point(figure, row, rows, phase, beaten.get(row.name))
-    notes = [_limit_note(limit) for limit in limits]
     numbers = [Name(row.name, f"<b>{i + 1}</b>", len(str(i + 1))) for i, row in enumerate(rows)]
     names = [Name(row.name, escape(row.name), len(row.name)) for row in rows]
-    narrow = notes + _names(Canvas(figure, NARROW), results, phase, numbers)
-    wide = notes + _names(Canvas(figure, WIDE), results, phase, names)
+    narrow = _notes(Canvas(figure, NARROW), results, phase, limits, numbers)
+    wide = _notes(Canvas(figure, WIDE), results, phase, limits, names)
     figure.update_layout(meta={"narrow": narrow, "wide": wide})
     return figure
 
@@ -84,25 +83,42 @@ def _point(figure: go.Figure, row: Row, rows: Sequence[Row], phase: PhaseName, b
     )
 
 
-def _limit_note(limit: float) -> dict[str, Any]:
-    return {
-        **{"x": log10(limit * 1e3), "y": 1, "yref": "paper", "yanchor": "top", "xanchor": "right", "textangle": -90},
-        **{"text": f"≤ {limit * 1e3:g} ms", "showarrow": False, "font": {"size": 11, "color": "#666"}},
-    }
+LIMIT: tuple[float, float] = (15.0, 52.0)
+"""Pixels across and down of the words at a budget's line."""
 
 
-def _names(canvas: Canvas, results: Results, phase: PhaseName, names: list[Name]) -> list[dict[str, Any]]:
-    """Names beside the points that keep off marks, intervals, the front's line and the budgets' words."""
+def _notes(
+    canvas: Canvas, results: Results, phase: PhaseName, limits: Sequence[float], names: list[Name]
+) -> list[dict[str, Any]]:
+    """The budgets' words and the names beside the points, which keep off marks, intervals, the front and these."""
+    placed = _limit_boxes(canvas, limits)
+    notes = [_limit_note(limit, canvas.frame[3] - box[3]) for limit, box in zip(limits, placed, strict=True)]
     points = [(row.timing(phase).measured * 1e3, row.perplexity) for row in results.rows]
     front = {row.name for row in joint_front(results, phase)}
     joint = sorted(canvas.pixel(*p) for p, row in zip(points, results.rows, strict=True) if row.name in front)
-    top = canvas.frame[3]
-    limits = [row.budget[phase] for row in results.rows if row.budget and phase in row.budget]
-    marks: list[Box] = line_boxes(joint)
-    marks += [(x - 15, top - 50, x + 2, top) for x in (canvas.pixel(limit * 1e3, 1.0)[0] for limit in limits)]
+    marks = line_boxes(joint) + placed
     for row, point in zip(results.rows, points, strict=True):
         x, y = canvas.pixel(*point)
         left, right = (canvas.pixel(t * 1e3, 1.0)[0] for t in (f(times_of(row, phase)) for f in (min, max)))
         bottom, high = (canvas.pixel(point[0], p)[1] for p in (row.perplexity_low, row.perplexity_high))
         marks += [(left - 8, y - 8, right + 8, y + 8), (x - 4, bottom, x + 4, high)]
-    return canvas.names(points, names, marks)
+    return notes + canvas.names(points, names, marks)
+
+
+def _limit_boxes(canvas: Canvas, limits: Sequence[float]) -> list[Box]:
+    """Where the words of `limits` (sorted) stand: at the top, or below those before that they would cover."""
+    boxes: list[Box] = []
+    for limit in limits:
+        right, top = canvas.pixel(limit * 1e3, 1.0)[0] + 2, canvas.frame[3]
+        while any(overlap((right - LIMIT[0], top - LIMIT[1], right, top), box) for box in boxes):
+            top -= LIMIT[1]
+        boxes.append((right - LIMIT[0], top - LIMIT[1], right, top))
+    return boxes
+
+
+def _limit_note(limit: float, down: float) -> dict[str, Any]:
+    return {
+        **{"x": log10(limit * 1e3), "y": 1, "yref": "paper", "yanchor": "top", "xanchor": "right", "textangle": -90},
+        **{"text": f"≤ {limit * 1e3:g} ms", "showarrow": False, "font": {"size": 11, "color": "#555"}},
+        **{"yshift": -down, "bgcolor": "rgba(255,255,255,0.7)", "borderpad": 0},
+    }

@@ -97,7 +97,7 @@ def over_training(curves: Sequence[Curve]) -> str:
     if not curves:
         return ""
     plots = "".join(
-        plot(f"training-{i}", panel.title, training.training(curves, panel), head="")
+        plot(f"training-{i}", panel.title, training.training(curves, panel))
         for i, panel in enumerate(training.panels(curves))
     )
     words = "A budget’s slack is the share of it that the expected cost leaves; below 0 the architecture is over it."

@@ -96,7 +96,7 @@ def models(curves: Sequence[Curve]) -> list[str]:
 def training(curves: Sequence[Curve], panel: Panel) -> go.Figure:
     """One quantity over the steps, a line a model; its first and last value are in the hover text of every point."""
     slack = panel.quantity.startswith(SLACK)
-    figure = new_figure(260, "step", panel.title)
+    figure = new_figure(230, "step", "")
     drawn = lines(curves, panel)
     last = max(max(c.steps) for c in drawn)
     figure.update_xaxes(
