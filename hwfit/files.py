@@ -39,6 +39,15 @@ def parse_json(text: str | bytes) -> Any:
         raise ValueError("nested too deep") from error
 
 
+def read_object(path: Path) -> dict[str, Any]:
+    """The JSON object in a file, or an empty one: what is lost with a missing or damaged file is unknown."""
+    try:
+        found = parse_json(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
 def is_number(value: object) -> bool:
     """Whether a value from a file is a finite number, and one that a float can hold."""
     try:

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
-from typing import Any
 
 from hwfit.deploy.card import Facts
 from hwfit.errors import HwfitError
+from hwfit.files import read_object
 from hwfit.report.results import FILE, Results, Row, read_results
 from hwfit.search.budget import Budget
 from hwfit.workload import PHASES
@@ -63,7 +62,7 @@ def _quality(row: Row, original: Row | None) -> tuple[tuple[str, str, str], ...]
 
 def _budget(path: Path) -> str | None:
     """Of a search that has not been reported on."""
-    limits = _json(path).get("budget")
+    limits = read_object(path).get("budget")
     try:
         return str(Budget(tuple((str(m), float(v)) for m, v in limits))) if limits else None
     except (TypeError, ValueError, KeyError, ArithmeticError, HwfitError):
@@ -71,15 +70,7 @@ def _budget(path: Path) -> str | None:
 
 
 def _distilled(folder: Path) -> str | None:
-    losses = _json(folder / "distilled.json").get("losses")
+    losses = read_object(folder / "distilled.json").get("losses")
     if not isinstance(losses, list):
         return None
     return f"{len(losses)} distillation steps from the original" if losses else "none after the cut"
-
-
-def _json(path: Path) -> dict[str, Any]:
-    try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError):
-        return {}
-    return found if isinstance(found, dict) else {}

@@ -7,7 +7,7 @@ import re
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from hwfit.files import write_text
+from hwfit.files import read_object, write_text
 
 ORIGIN = "origin.json"
 
@@ -24,23 +24,14 @@ class Origin:
     @classmethod
     def of(cls, model: Path) -> Origin:
         """Of a deployed folder, a fetched model, a hub download or any model folder, as far as its files tell."""
-        if kept := _read(model / ORIGIN):
+        if kept := read_object(model / ORIGIN):
             return cls(**{key: kept[key] for key in cls.__dataclass_fields__ if isinstance(kept.get(key), str)})
-        told = _read(model / "hwfit.json")
+        told = read_object(model / "hwfit.json")
         name = told.get("name") or _hub_id(model) or model.resolve().name
         return cls(name, told.get("origin"), told.get("source"), told.get("licence") or _card_licence(model))
 
     def save(self, folder: Path) -> None:
         write_text(folder / ORIGIN, json.dumps(asdict(self), indent=1))
-
-
-def _read(path: Path) -> dict[str, str]:
-    """A JSON object, or nothing: what is lost with a damaged file is said to be unknown."""
-    try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError):
-        return {}
-    return found if isinstance(found, dict) else {}
 
 
 def _hub_id(model: Path) -> str | None:

@@ -11,6 +11,7 @@ A GPU keeps its own time: `profiler.gpu_timer`.
 from __future__ import annotations
 
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -75,12 +76,12 @@ class Unknown:
 UNKNOWN = Unknown()
 
 
-class Unwatched:
+class Unwatched(ABC):
     """A timer that reads a clock; nobody says how the device ran, or what it drew."""
 
+    @abstractmethod
     def now(self) -> float:
         """Seconds; only differences mean anything."""
-        raise NotImplementedError
 
     def timed(self, run: Callable[[], None]) -> float:
         start = self.now()

@@ -10,7 +10,7 @@ from typing import Any
 from torch import Tensor
 
 from hwfit.search.snapshot import Snapshot
-from hwfit.search.watch import LEAST, RISE, Watch
+from hwfit.search.watch import FLOOR, LEAST, RISE, Watch
 
 GOES_BACK = 3
 """Times at most; the learning rate is then an eighth."""
@@ -104,7 +104,7 @@ class Guard:
         if not self.most:
             return False
         margin = 1.0 if self.back else RISE
-        if self.held_out() <= margin * self.loss:
+        if self.held_out() <= max(FLOOR, margin * self.loss):
             return False
         self.snapshot.back()
         return True

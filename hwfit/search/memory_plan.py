@@ -131,7 +131,7 @@ def surely_fits(run: Run, room: float) -> bool:
     width = run.dtype.itemsize * len(run.space.precisions)
     tokens = run.study.seq * max(8, run.search.sequences, run.search.judged, run.distil.sequences)
     a_token = 24 * s.vocab + s.blocks * (160 * s.hidden + 80 * s.mlp + 40 * s.heads * s.head_size)
-    return params * (40 + 2 * width) + tokens * a_token <= room
+    return params * (52 + 2 * width) + tokens * a_token <= room
 
 
 def _ways(run: Run, kind: str, stages: Sequence[str], room: float) -> Iterator[str]:

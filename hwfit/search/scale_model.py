@@ -127,6 +127,29 @@ def scaled(space: Space, s: int, blocks: int) -> Space:
     return replace(space, shape=shape, depth=(blocks,), **{a: tuple(w // s for w in widths[a]) for a in axes})
 
 
+@dataclass(frozen=True)
+class _Job:
+    """A search that is run small: `gpu` has the moments of activations outside, and takes a whole weight at a time in
+    the quantisers' search."""
+
+    config: Mapping[str, Any]
+    space: Space
+    seq: int
+    search: SearchSettings
+    distil: DistilSettings
+    dtype: torch.dtype
+    gpu: bool
+
+    def small(self, s: int, blocks: int) -> _Job:
+        """Of a model of `blocks` blocks, its widths and tokens divided by `s`."""
+        space = scaled(self.space, s, blocks)
+        shape = space.shape
+        sizes = {"hidden_size": shape.hidden, "head_dim": shape.head_size, "vocab_size": shape.vocab}
+        sizes |= {"intermediate_size": shape.mlp, "num_hidden_layers": blocks, "num_key_value_heads": shape.kv_heads}
+        config = {k: v for k, v in self.config.items() if k not in ("rope_scaling", "rope_parameters")}
+        return replace(self, config=config | sizes, space=space, seq=max(1, self.seq // s))
+
+
 def held(
     config: Mapping[str, Any],
     space: Space,
@@ -138,16 +161,13 @@ def held(
     gpu: bool = False,
     factor: int | None = None,
 ) -> dict[str, Held]:
-    """Every stage's bytes at `seq` tokens a sequence, all blocks and widths kept, computing in `dtype`.
-
-    On a `gpu` the moments of activations stay outside, and the quantisers' search takes a whole weight at a time.
-    """
+    """Every stage's bytes at `seq` tokens a sequence, all blocks and widths kept, computing in `dtype`."""
     s = factor or factor_of(space.shape, space)
-    blocks, wanted = space.shape.blocks, set(stages)
+    job, blocks, wanted = _Job(config, space, seq, search, distil, dtype, gpu), space.shape.blocks, set(stages)
     gc.collect()
     gc.freeze()  # what there was before need not be looked at again and again
     try:
-        one, two = (_Run(config, space, seq, search, distil, dtype, s, n, gpu).stages(wanted) for n in (1, 2))
+        one, two = (_Run(job.small(s, n), max(1, TOP // s)).stages(wanted) for n in (1, 2))
     finally:
         gc.unfreeze()
     ranks = dict.fromkeys(one, search.rank) | {"distil": distil.lora.rank}
@@ -160,30 +180,14 @@ def held(
 
 
 class _Run:
-    """The stages in their order on a model of `blocks` blocks."""
+    """The stages of a small job in their order; the teacher keeps `top` tokens a position."""
 
-    def __init__(
-        self,
-        config: Mapping[str, Any],
-        space: Space,
-        seq: int,
-        search: SearchSettings,
-        distil: DistilSettings,
-        dtype: torch.dtype,
-        s: int,
-        blocks: int,
-        gpu: bool,
-    ):
-        self.space = scaled(space, s, blocks)
-        self.shape = self.space.shape
-        sizes = {"hidden_size": self.shape.hidden, "head_dim": self.shape.head_size, "vocab_size": self.shape.vocab}
-        sizes |= {"intermediate_size": self.shape.mlp, "num_hidden_layers": blocks}
-        self.config = {**config, **sizes, "num_key_value_heads": self.shape.kv_heads}
-        self.config = {k: v for k, v in self.config.items() if k not in ("rope_scaling", "rope_parameters")}
-        self.search, self.distil, self.dtype, self.gpu = search, distil, dtype, gpu
-        self.rows = max(8, search.sequences, search.judged, distil.sequences)
-        self.ids = torch.arange(self.rows * max(1, seq // s)).view(self.rows, -1) % self.shape.vocab
-        self.top = min(max(1, TOP // s), self.shape.vocab)
+    def __init__(self, job: _Job, top: int):
+        self.space, self.shape, self.config = job.space, job.space.shape, job.config
+        self.search, self.distil, self.dtype, self.gpu = job.search, job.distil, job.dtype, job.gpu
+        self.rows = max(8, job.search.sequences, job.search.judged, job.distil.sequences)
+        self.ids = torch.arange(self.rows * job.seq).view(self.rows, -1) % self.shape.vocab
+        self.top = min(top, self.shape.vocab)
         self.live = LiveBytes()
         self.apart = 0  # bytes that are not on the training device, or counted elsewhere
 

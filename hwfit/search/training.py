@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import TypeVar
 
 from hwfit.errors import nearest, raise_all
 from hwfit.search.distil import METHODS, DistilSettings
 from hwfit.search.optimise import SearchSettings
 from hwfit.search.steps_log import tensorboard_problems
 from hwfit.search.strategies import strategy_problems
+
+S = TypeVar("S", SearchSettings, DistilSettings)
 
 
 @dataclass(frozen=True)
@@ -58,15 +61,11 @@ class Training:
     def search_settings(self) -> SearchSettings:
         default = SearchSettings()
         return replace(
-            default,
+            self._shared(default),
             steps=self.steps,
-            sequences=self.sequences or default.sequences,
             judged=min(default.judged, self.sequences or default.judged),
             lr_weights=self.supernet_lr or default.lr_weights,
             lr_architecture=self.architecture_lr or default.lr_architecture,
-            recompute=self.recompute,
-            checkpoint_minutes=self.checkpoint_minutes,
-            tensorboard=self.tensorboard,
             strategy=self.strategy,
             evaluations=self.evaluations,
         )
@@ -74,12 +73,18 @@ class Training:
     def distil_settings(self) -> DistilSettings:
         default = DistilSettings()
         return replace(
-            default,
+            self._shared(default),
             steps=self.distil_steps,
-            sequences=self.sequences or default.sequences,
             lr=self.lr or default.lr,
             method="lora" if self.distil == "lora" else "full",
             hidden=self.hidden,
+        )
+
+    def _shared(self, default: S) -> S:
+        """With what both stages are told alike."""
+        return replace(
+            default,
+            sequences=self.sequences or default.sequences,
             recompute=self.recompute,
             checkpoint_minutes=self.checkpoint_minutes,
             tensorboard=self.tensorboard,

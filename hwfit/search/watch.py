@@ -20,8 +20,8 @@ CLEAR = 3.0
 """Times the best smoothed loss that are enough however noisy the loss is: a run that has left is noisy itself."""
 RECENT = 64
 """Steps that tell the noise."""
-TINY = 1e-9
-"""Nats; a loss of nothing has a logarithm all the same."""
+FLOOR = 0.02
+"""Nats a token; a student nearer to its original than that is as good as the original, and its loss all noise."""
 
 
 class Watch:
@@ -40,7 +40,7 @@ class Watch:
 
     def risen(self, loss: float) -> bool:
         """Whether the loss, with this step's, has risen clearly above the best seen."""
-        self._logs.append(math.log(max(loss, TINY)))
+        self._logs.append(math.log(max(loss, FLOOR)))
         recent = self._logs[-WINDOW:]
         now, n = median(recent), len(recent)
         if n < LEAST:

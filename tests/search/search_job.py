@@ -87,6 +87,7 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser()
     parser.add_argument("out", type=Path)
     parser.add_argument("--distil-steps", type=int, default=4)
+    parser.add_argument("--distil-lr", type=float, default=1e-3)
     parser.add_argument("--method", default="full")
     parser.add_argument("--hidden", type=float, default=0.0)
     parser.add_argument("--act-bits", type=int, default=8)
@@ -97,7 +98,6 @@ if __name__ == "__main__":
     torch.manual_seed(parallel.rank())
     parallel.start(torch.device("cpu"))
     rules = {"method": given.method, "hidden": given.hidden, "lora": Lora(rank=4), "enough": 0.0}
-    run(
-        given.out, DistilSettings(given.distil_steps, sequences=2, lr=1e-3, checkpoint_every=1, **rules), given.act_bits
-    )
+    rules |= {"lr": given.distil_lr, "checkpoint_every": 1}
+    run(given.out, DistilSettings(given.distil_steps, sequences=2, **rules), given.act_bits)
     parallel.stop()

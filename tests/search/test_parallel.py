@@ -81,6 +81,25 @@ def test_a_killed_pair_of_processes_goes_on_as_one(tmp_path: Path):
     assert [row["loss"] for row in steps[1]] == pytest.approx([row["loss"] for row in steps[0]], abs=1e-4)
 
 
+@pytest.mark.slow
+def test_two_processes_go_back_alike_and_when_killed_to_the_same(tmp_path: Path):
+    """A rate far too high: each returns to its own shards of the snapshot, which a checkpoint holds whole."""
+    rules = ("--act-bits", "16", "--distil-lr", "10", "--distil-steps", "12")
+    whole, killed = tmp_path / "whole" / "run", tmp_path / "killed" / "run"
+    job(whole, *rules, processes=2)
+    with pytest.raises(AssertionError):
+        job(killed, *rules, "--die-at", "distil-a:9", processes=2)
+    job(killed, *rules, processes=2)
+    logs = [
+        [(row["step"], row["loss"], row["went_back"]) for row in read_steps(run / "logs" / "distil-a.csv")]
+        for run in (whole, killed)
+    ]
+    assert max(back for _, _, back in logs[0]) >= 1
+    assert logs[0] == logs[1]
+    for name, tensor in weights(whole).items():
+        assert torch.equal(tensor, weights(killed)[name]), name
+
+
 def test_a_batch_that_does_not_divide_is_refused(monkeypatch: pytest.MonkeyPatch):
     assert parallel.share(4) == slice(0, 4)
     monkeypatch.setattr(parallel, "ranks", lambda: 3)
