@@ -11,11 +11,16 @@ from hwfit.evaluate.divergence import Divergence
 from hwfit.evaluate.drift import UNPROVEN, Drift
 from hwfit.report import text
 from hwfit.report.figures import AXIS, guide, log_axis, new_figure
+from hwfit.report.parts import swatch
 
 GROUPS = {"domains": ("domain", "circle"), "languages": ("language", "square"), "long": ("long context", "diamond")}
 INK, LEAST_KL = "#0072b2", 1e-6
-ENDINGS = (("lost", "right → wrong", "#d55e00", "/"), ("won", "wrong → right", "#93c0e0", ""))
-SWAPPED = ("swapped", "wrong → another wrong", "#ffffff", "x")
+ENDINGS = (
+    ("lost", "right → wrong", "#d55e00", "/", "#ffffff"),
+    ("won", "wrong → right", "#93c0e0", "", "#ffffff"),
+    ("swapped", "wrong → another wrong", "#ffffff", "x", "#888888"),
+)
+"""Field of `Flips`, what it means, and its colour, hatching and the colour of that."""
 
 
 def has_predictions(drift: Drift) -> bool:
@@ -60,7 +65,7 @@ def _marks(figure: go.Figure, title: str, symbol: str, some: list[tuple[int, str
     filled = {"symbol": symbol, "color": INK, "size": 9}
     hollow = {"symbol": f"{symbol}-open", "color": INK, "size": 8}
     figure.add_scatter(x=[d.after / d.before for *_, d in some], y=y, marker=filled, name=title, **hover)
-    tail = {"xaxis": "x2", "name": f"{title}: hollow is one token in a hundred"}
+    tail = {"xaxis": "x2", "name": f"{title}, one token in a hundred"}
     figure.add_scatter(
         x=[max(d.kl, LEAST_KL) for *_, d in some], y=y, marker=filled, xaxis="x2", showlegend=False, **hover
     )
@@ -75,7 +80,7 @@ def flip_drift(drift: Drift) -> go.Figure:
     figure.update_yaxes(type="category", autorange="reversed")
     most = max([100 * f.changed for f in drift.flips.values()] + [100 * drift.limits.flips])
     figure.update_xaxes(range=[0, most * 1.08 or 1])
-    for key, title, colour, shape in (*ENDINGS, SWAPPED):
+    for key, title, colour, shape, stripes in ENDINGS:
         counts = [getattr(f, key) for f in drift.flips.values()]
         figure.add_bar(
             x=[100 * count / f.n for count, f in zip(counts, drift.flips.values(), strict=True)],
@@ -89,7 +94,7 @@ def flip_drift(drift: Drift) -> go.Figure:
                 "line": {"color": "#555555", "width": 0.8},
                 "pattern": {
                     "shape": shape,
-                    "fgcolor": "#ffffff" if shape == "/" else "#888888",
+                    "fgcolor": stripes,
                     "size": 7,
                     "solidity": 0.3,
                 },
@@ -126,6 +131,7 @@ def key() -> str:
     marks = {"●": "domain", "■": "language", "◆": "long context", "○ □ ◇": "one token in a hundred is beyond"}
     items = [f'<span class="item">{mark} {words}</span>' for mark, words in marks.items()]
     items += ['<span class="item">┆ limits, and no change (ratio 1)</span>']
+    items += [f'<span class="item">{swatch(*look)}{title}</span>' for _, title, *look in ENDINGS]
     return f'<p class="key">{" ".join(items)}</p>'
 
 

@@ -6,6 +6,8 @@ import math
 from collections.abc import Sequence
 from itertools import pairwise, product
 
+import numpy as np
+
 Point = tuple[float, float]
 Box = tuple[float, float, float, float]  # left, bottom, right, top
 DISTANCES = (8, 16, 28, 44, 64, 90, 120, 160, 220)
@@ -26,19 +28,26 @@ def place_labels(anchors: Sequence[Point], sizes: Sequence[Point], obstacles: Se
     is taken; so labels overlap only where no candidate is free.
     """
     order = sorted(range(len(anchors)), key=lambda i: min(_distances(anchors, i), default=math.inf))
+    rim, marks = np.asarray([frame], float), np.asarray(obstacles, float).reshape(-1, 4)
     placed: dict[int, Box] = {}
     for i in order:
-        candidates = [_box(anchors[i], sizes[i], r, a) for r, a in product(DISTANCES, range(ANGLES))]
-        others = list(placed.values())
-
-        def cost(box: Box, others: list[Box] = others, anchor: Point = anchors[i]) -> tuple[float, float]:
-            outside = (box[2] - box[0]) * (box[3] - box[1]) - overlap(box, frame)
-            unreadable = round(outside + sum(overlap(box, o) for o in others), 3)
-            far = math.dist(anchor, ((box[0] + box[2]) / 2, (box[1] + box[3]) / 2))
-            return unreadable, far + sum(overlap(box, o) for o in obstacles)
-
-        placed[i] = min(candidates, key=cost)
+        boxes = np.asarray([_box(anchors[i], sizes[i], r, a) for r, a in product(DISTANCES, range(ANGLES))])  # [n, 4]
+        others = np.asarray(list(placed.values()), float).reshape(-1, 4)
+        outside = sizes[i][0] * sizes[i][1] - _covered(boxes, rim)
+        unreadable = np.round(outside + _covered(boxes, others), 3)
+        centres = (boxes[:, :2] + boxes[:, 2:]) / 2
+        far = np.hypot(*(centres - np.asarray(anchors[i])).T)
+        best = np.lexsort((far + _covered(boxes, marks), unreadable))[0]
+        left, bottom, right, top = boxes[best].tolist()
+        placed[i] = (left, bottom, right, top)
     return [placed[i] for i in range(len(anchors))]
+
+
+def _covered(boxes: np.ndarray, others: np.ndarray) -> np.ndarray:
+    """The area each of `boxes` `[n, 4]` shares with all of `others` `[m, 4]`: `[n]`."""
+    a, b = boxes[:, None], others[None]
+    sides = np.minimum(a[..., 2:], b[..., 2:]) - np.maximum(a[..., :2], b[..., :2])  # [n, m, 2]
+    return np.prod(np.maximum(sides, 0.0), axis=-1).sum(1)
 
 
 def line_boxes(points: Sequence[Point], step: float = 6) -> list[Box]:

@@ -11,6 +11,7 @@ import plotly.graph_objects as go
 
 from hwfit.report import text
 from hwfit.report.figures import new_figure
+from hwfit.report.parts import swatch
 from hwfit.report.results import Results
 from hwfit.workload import PHASES, PhaseName
 
@@ -66,7 +67,7 @@ def key(results: Results) -> str:
     kinds = {layer.kind for layer in results.layers}
     used = [f for f in FAMILIES if kinds & set(f.kinds)]
     used += [OTHER] if kinds - {kind for f in FAMILIES for kind in f.kinds} else []
-    items = (f'<span class="item"><span class="swatch" style="{_paint(f)}"></span>{f.title}</span>' for f in used)
+    items = (f'<span class="item">{swatch(f.colour, f.shape, f.stripes)}{f.title}</span>' for f in used)
     return f'<p class="key">{" ".join(items)}</p>'
 
 
@@ -91,7 +92,7 @@ def stage_bars(results: Results) -> go.Figure:
     figure = new_figure(64 + 24 * len(stages), "minutes", "")
     figure.update_yaxes(type="category", autorange="reversed", showline=False, ticks="")
     longest = max(stage.seconds for stage in stages) / 60 or 1.0
-    figure.update_xaxes(range=[0, longest * 1.25])
+    figure.update_xaxes(range=[0, longest * 1.45])
     figure.add_bar(
         x=[stage.seconds / 60 for stage in stages],
         y=[escape(stage.name) for stage in stages],
@@ -129,19 +130,6 @@ def _note(name: str, words: str, side: str) -> dict[str, Any]:
         **{"x": 0 if side == "left" else 100, "y": name, "text": words, "name": name, "showarrow": False},
         **{"xanchor": side, "yanchor": "bottom", "yshift": 7, "align": side, "font": {"size": 13}, "borderpad": 1},
     }
-
-
-_ANGLES = {"/": 135, "-": 0, "|": 90}
-
-
-def _paint(family: Family) -> str:
-    stripes, ground = family.stripes, family.colour
-    if family.shape == "x":
-        lines = (f"repeating-linear-gradient({a}deg,transparent 0 3px,{stripes} 3px 4px)" for a in (45, 135))
-        return f"background:{','.join(lines)},{ground}"
-    if not family.shape:
-        return f"background:{ground}"
-    return f"background:repeating-linear-gradient({_ANGLES[family.shape]}deg,{ground} 0 4px,{stripes} 4px 6px)"
 
 
 def _sum(times: dict[str, float], family: Family) -> float:

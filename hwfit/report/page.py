@@ -77,7 +77,8 @@ def page(results: Results, curves: Sequence[Curve] = (), drifts: Mapping[str, Dr
     return (
         '<!doctype html><html lang="en"><head><meta charset="utf-8">'
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
-        f"<title>hwfit: {escape(results.model)}</title><style>{_asset('page.css')}</style>"
+        f"<title>hwfit: {escape(results.model)} on {escape(str(results.machine['name']))}</title>"
+        f"<style>{_asset('page.css')}</style>"
         f"<script>{get_plotlyjs()}</script></head><body><noscript><p>The figures need JavaScript; the table, and "
         f"pareto.png beside this page, do not.</p></noscript><main>{headline(results)}"
         f'<nav aria-label="Sections">{links}</nav>{filters(results)}{body}</main>'

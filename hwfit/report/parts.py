@@ -62,3 +62,18 @@ def glyph(kind: RowKind) -> str:
 
 def note(words: str) -> str:
     return f'<p class="quiet">{words}</p>'
+
+
+_ANGLES = {"/": 135, "-": 0, "|": 90}
+
+
+def swatch(colour: str, shape: str = "", stripes: str = "#ffffff") -> str:
+    """A patch of a key that repeats the hatching of plotly's bars."""
+    if shape == "x":
+        lines = (f"repeating-linear-gradient({a}deg,transparent 0 3px,{stripes} 3px 4px)" for a in (45, 135))
+        paint = f"{','.join(lines)},{colour}"
+    elif shape:
+        paint = f"repeating-linear-gradient({_ANGLES[shape]}deg,{colour} 0 4px,{stripes} 4px 6px)"
+    else:
+        paint = colour
+    return f'<span class="swatch" style="background:{paint}"></span>'

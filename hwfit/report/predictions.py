@@ -51,7 +51,7 @@ def predictions(results: Results, phase: PhaseName) -> go.Figure:
     for width, pixels in (("narrow", NARROW), ("wide", HALF)):
         canvas = Canvas(figure, pixels)
         marks = line_boxes([canvas.pixel(low, low), canvas.pixel(high, high)])
-        marks += [(x - 9, y - 8, x + 9, y + 8) for x, y in (canvas.pixel(*point) for point in points)]
+        marks += [(x - 12, y - 12, x + 12, y + 12) for x, y in (canvas.pixel(*point) for point in points)]
         notes[width] = canvas.names(points, names, marks)
     figure.update_layout(meta=notes)
     return figure

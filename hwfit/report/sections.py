@@ -50,8 +50,10 @@ def predicted_measured(results: Results) -> str:
     for phase in PHASES:
         error = results.mean_error(phase)
         if error is not None:
-            title = f"{phase}: mean absolute error {text.percent(error)}"
-            halves.append(plot(f"predicted-{phase}", title, predictions(results, phase)))
+            title = f"mean absolute error {text.percent(error)}"
+            whole = f"{phase}, predicted against measured: {title}"
+            head = f"<h3>{phase}: {title}</h3>"
+            halves.append(plot(f"predicted-{phase}", whole, predictions(results, phase), head=head))
     words = (
         f"On the line, the prediction was right; the grey band is ± {100 * BAND:g} %. Numbers are those of the table."
     )

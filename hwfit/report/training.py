@@ -15,7 +15,8 @@ from hwfit.report.figures import guide, new_figure
 from hwfit.report.results import Results, Row, Trajectory
 from hwfit.search.steps_log import read_steps
 
-DASHES = ("solid", "dash", "dot", "dashdot", "longdash", "longdashdot")
+DASHES = ("", "7 4", "2 3", "7 3 2 3", "16 4", "2 2 2 2 10 2")
+"""Lengths of strokes and gaps in pixels, as SVG has them."""
 SHADES = ("#0072b2", "#d55e00", "#000000", "#009e73", "#9b4f96", "#7a5c00")
 STAGES = ("search", "distil")
 SLACK = "slack_"
@@ -111,7 +112,11 @@ def training(curves: Sequence[Curve], panel: Panel) -> go.Figure:
             x=list(curve.steps),
             y=values,
             mode="lines+markers" if len(values) < 8 else "lines",
-            line={"color": SHADES[i % len(SHADES)], "dash": DASHES[i % len(DASHES)], "width": 1.8},
+            line={
+                "color": SHADES[i % len(SHADES)],
+                "dash": DASHES[i % len(DASHES)].replace(" ", ",") or "solid",
+                "width": 1.8,
+            },
             hovertemplate=f"{escape(curve.row)}: %{{y:.4g}} at step %{{x}}; {_ends(values)}<extra></extra>",
             meta={"row": curve.row, "role": "curve"},
             name=escape(curve.row),
@@ -133,15 +138,9 @@ def _ends(values: Sequence[float]) -> str:
     return f"{first} → {last}"
 
 
-_STROKES = {
-    **{"solid": "", "dash": "7 4", "dot": "2 3", "dashdot": "7 3 2 3"},
-    **{"longdash": "11 4", "longdashdot": "11 3 2 3"},
-}
-
-
 def _stroke(i: int) -> str:
-    colour, dash = SHADES[i % len(SHADES)], _STROKES[DASHES[i % len(DASHES)]]
-    path = f'<path d="M1 8H35" stroke="{colour}" stroke-width="2" stroke-dasharray="{dash}"/>'
+    colour, dash = SHADES[i % len(SHADES)], DASHES[i % len(DASHES)]
+    path = f'<path d="M1 8H35" stroke="{colour}" stroke-width="1.8" stroke-dasharray="{dash}"/>'
     return f'<svg width="36" height="16" viewBox="0 0 36 16" aria-hidden="true">{path}</svg>'
 
 

@@ -138,7 +138,7 @@ def test_no_words_of_a_figure_cover_each_other_or_its_edge(width: str, request: 
     seen: Seen = request.getfixturevalue(width)
     for plot in seen.page.evaluate("[...document.querySelectorAll('.plot')].map(place => place.id)"):
         words = seen.boxes(
-            plot, ".annotation-text, .xtick text, .ytick text, .x2tick text, .y2tick text, .xtitle, .x2title"
+            plot, ".annotation-text, .bartext, .xtick text, .ytick text, .x2tick text, .y2tick text, .xtitle, .x2title"
         )
         size = seen.page.evaluate(
             "id => [document.getElementById(id).clientWidth, document.getElementById(id).clientHeight]", plot

@@ -2,22 +2,19 @@ from __future__ import annotations
 
 import json
 import re
-import shutil
-import subprocess
 from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
+from report_fixture import write_drift, write_logs
 
 from hwfit.errors import HwfitError
 from hwfit.report.page import page, write_report
 from hwfit.report.results import read_results
 
-CHROMIUM = shutil.which("chromium")
-
 
 class Outline(HTMLParser):
-    """Headings, addresses the page would load, tag balance and the cells of the block maps."""
+    """Headings, addresses the page would load and tag balance."""
 
     VOID = ("meta", "link", "img", "br", "input", "hr")
 
@@ -26,14 +23,12 @@ class Outline(HTMLParser):
         self.headings: list[str] = []
         self.loads: list[str] = []
         self.open: list[str] = []
-        self.titles: list[str] = []
         self.feed(text)
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         found = dict(attrs)
         self.loads += [str(found[k]) for k in ("src", "data", "srcset") if k in found]
         self.loads += [str(found["href"])] if tag == "link" else []
-        self.titles += [str(found["title"])] if "title" in found else []
         if tag not in self.VOID:
             self.open.append(tag)
 
@@ -62,13 +57,14 @@ def test_the_page_is_whole_and_loads_nothing(run_dir: Path) -> None:
     assert "@import" not in text.split("</style>")[0]
     assert outline.headings == [
         *("Trade-off in decode", "Trade-off in prefill", "All models", "Predicted against measured"),
-        *("What is kept, at how many bits", "Where the time goes", "The search", "Stages of the run", "Provenance"),
+        *("What is kept, at how many bits", "Where the time goes", "Drift from the original", "Stages of the run"),
+        "Provenance",
     ]
     assert text == page(read_results(run_dir)), "the same results give the same page"
 
 
 def figures(text: str) -> dict[str, dict]:
-    found = re.findall(r'<div class="plot" id="([^"]+)"><script type="application/json">(.*?)</script>', text)
+    found = re.findall(r'<div class="plot" id="([^"]+)"[^>]*><script type="application/json">(.*?)</script>', text)
     return {name: json.loads(data) for name, data in found}
 
 
@@ -89,24 +85,25 @@ def test_the_pareto_plots_hold_every_row_with_both_intervals(run_dir: Path) -> N
         assert {f"<b>{i + 1}</b>" for i in range(len(results.rows))} <= {note["text"] for note in notes["narrow"]}
 
 
-def test_block_maps_show_each_kept_linear_once(run_dir: Path) -> None:
-    results = read_results(run_dir)
-    titles = Outline(page(results)).titles
-    searched = [row for row in results.rows if row.kind in ("joint", "sequential")]
-    kept = sum(len(row.subnet.blocks) for row in searched)
-    cells = [t for t in titles if re.fullmatch(r"block \d+ \w+_proj: \S+", t)]
-    assert len(cells) == 7 * kept
-    assert sum("dropped" in t for t in titles) == (7 + 1) * (30 * len(searched) - kept)  # 7 linears and the width row
-    first = searched[0].subnet
-    assert f"block {first.blocks[0]} q_proj: {first.precision[0][0]}" in cells
+def test_logs_and_drift_of_a_run_get_sections(run_dir: Path, raw: dict) -> None:
+    write_logs(run_dir, raw)
+    write_drift(run_dir, "joint 6 ms")
+    text = write_report(run_dir).read_text()
+    assert "Over training" in Outline(text).headings
+    assert {"training-0", "drift-0", "flips-0"} <= set(figures(text))
+    assert "Not measured in this run" not in text
 
 
-def test_layer_bars_show_shares_that_add_up(run_dir: Path) -> None:
-    text = page(read_results(run_dir))
-    bars = re.findall(r'<div class="bar">.*?<p>(.*?)</p>', text)
-    assert len(bars) == 2 * 9
-    for bar in bars:
-        assert sum(map(float, re.findall(r"width:([\d.]+)%", bar))) == pytest.approx(100, abs=0.1)
+def test_what_is_wrong_with_logs_and_drift_is_told_at_once_and_nothing_written(run_dir: Path, raw: dict) -> None:
+    write_logs(run_dir, raw)
+    write_drift(run_dir, "joint 6 ms")
+    (run_dir / "logs" / "search-joint 5 ms.csv").write_text("step,loss\n0,none\n")
+    (run_dir / "subnets" / "joint 6 ms" / "drift.json").write_text('{"original": 3}')
+    with pytest.raises(HwfitError) as error:
+        write_report(run_dir)
+    assert any("search-joint 5 ms.csv" in problem for problem in error.value.problems)
+    assert any("drift.original is 3" in problem for problem in error.value.problems)
+    assert not (run_dir / "report.html").exists()
 
 
 def test_the_verdict_is_honest(run_dir: Path, raw: dict) -> None:
@@ -147,7 +144,7 @@ def test_one_bare_row_is_enough(run_dir: Path, raw: dict, kind: str) -> None:
     outline = Outline(write_report(run_dir).read_text())
     assert outline.open == []
     assert "Predicted against measured" not in outline.headings
-    assert "The search" not in outline.headings
+    assert "Over training" not in outline.headings
 
 
 def test_bad_results_write_nothing(run_dir: Path) -> None:
@@ -155,25 +152,3 @@ def test_bad_results_write_nothing(run_dir: Path) -> None:
     with pytest.raises(HwfitError):
         write_report(run_dir)
     assert [p.name for p in run_dir.iterdir()] == ["results.json"]
-
-
-@pytest.mark.slow
-@pytest.mark.skipif(CHROMIUM is None, reason="chromium is not installed")
-@pytest.mark.parametrize("width", [1400, 500])
-def test_a_browser_draws_every_figure(run_dir: Path, tmp_path: Path, width: int) -> None:
-    flags = ["--headless", "--no-sandbox", "--disable-gpu", "--disable-background-networking", "--no-first-run"]
-    shown = subprocess.run(
-        [
-            *(str(CHROMIUM), *flags, f"--user-data-dir={tmp_path / 'profile'}", f"--window-size={width},900"),
-            *("--virtual-time-budget=8000", "--dump-dom", write_report(run_dir).as_uri()),
-        ],
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=True,
-    ).stdout
-    plots = re.findall(r'<div class="plot js-plotly-plot" id="([^"]+)"', shown)
-    assert len(plots) == 8
-    assert shown.count('class="scatterlayer mlayer"') == 8
-    names = "architecture, then w8</text>" in shown
-    assert names == (width == 1400), "wide pages name the points, narrow ones number them"

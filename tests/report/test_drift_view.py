@@ -1,0 +1,76 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from report_fixture import synthetic_drift, write_drift
+
+from hwfit.errors import HwfitError
+from hwfit.report.drift_file import read_drift, read_drifts
+from hwfit.report.drift_view import drift_words, flip_drift, prediction_drift
+from hwfit.report.results import read_results
+
+NAME = "joint 6 ms"
+
+
+def test_what_validate_writes_is_read_back(run_dir: Path) -> None:
+    write_drift(run_dir, NAME)
+    drifts = read_drifts(run_dir, read_results(run_dir))
+    assert list(drifts) == [NAME]
+    raw = synthetic_drift(NAME)
+    assert json.loads(json.dumps(drifts[NAME].to_dict()))["languages"] == raw["languages"]
+    assert drifts[NAME].failures == raw["failures"]
+
+
+def test_every_text_is_drawn_with_its_divergence(run_dir: Path) -> None:
+    write_drift(run_dir, NAME)
+    drift = read_drifts(run_dir, read_results(run_dir))[NAME]
+    figure = prediction_drift(drift).to_dict()
+    labels = figure["layout"]["yaxis"]["ticktext"]
+    assert labels == [*drift.domains, *drift.languages, *drift.long]
+    marks = [t for t in figure["data"] if t["mode"] == "markers"]
+    left = [t for t in marks if t.get("xaxis", "x") == "x"]
+    ratios = {labels[y]: x for t in left for x, y in zip(t["x"], t["y"], strict=True)}
+    assert ratios["Swahili"] == pytest.approx(drift.languages["Swahili"].after / drift.languages["Swahili"].before)
+    assert len({t["marker"]["symbol"] for t in marks}) == 6, "a filled and a hollow mark a kind"
+
+
+def test_flips_are_shares_of_the_documents(run_dir: Path) -> None:
+    write_drift(run_dir, NAME)
+    drift = read_drifts(run_dir, read_results(run_dir))[NAME]
+    bars = flip_drift(drift).to_dict()["data"]
+    for i, f in enumerate(drift.flips.values()):
+        assert sum(bar["x"][i] for bar in bars) == pytest.approx(100 * f.changed)
+
+
+def test_the_verdict_is_in_words(run_dir: Path) -> None:
+    write_drift(run_dir, NAME)
+    drift = read_drifts(run_dir, read_results(run_dir))[NAME]
+    assert "✗ breaks 1 limit." in drift_words(drift)
+    assert "--max-kl 0.1" in drift_words(drift)
+    drift.failures = []
+    assert "✓ within all limits" in drift_words(drift)
+
+
+@pytest.mark.parametrize(
+    ("part", "key", "value", "told"),
+    [
+        ("flips", "piqa", {"n": 0}, "of 0 documents"),
+        ("domains", "law", {"before": 0.0}, "must be above 0"),
+        ("domains", "law", {"kl": "high"}, "must be a finite number"),
+        ("refusals", "unsafe", 0, "each must be above 0"),
+    ],
+)
+def test_impossible_drift_is_refused(tmp_path: Path, part: str, key: str, value: object, told: str) -> None:
+    raw = synthetic_drift(NAME)
+    raw[part][key] = raw[part][key] | value if isinstance(value, dict) else value
+    (tmp_path / "drift.json").write_text(json.dumps(raw))
+    with pytest.raises(HwfitError, match=told):
+        read_drift(tmp_path / "drift.json")
+
+
+def test_a_cut_file_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "drift.json").write_text(json.dumps(synthetic_drift(NAME))[:200])
+    with pytest.raises(HwfitError, match="cannot be read as JSON"):
+        read_drift(tmp_path / "drift.json")
