@@ -2,7 +2,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 STAMP := .venv/.installed
 
-.PHONY: install demo test lint
+.PHONY: install demo test lint docs
 
 install: $(STAMP)
 
@@ -21,3 +21,6 @@ lint: $(STAMP)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/pyright
+
+docs: $(STAMP)
+	$(BIN)/pdoc --output-directory docs/api hwfit

@@ -13,7 +13,7 @@ PARTS = "flips,domains,languages,long,refusals"
 Tasks = Annotated[str, typer.Option(help="Benchmarks, comma-separated")]
 Data = Annotated[str, typer.Option(help="Where their documents come from: pack (pinned, offline) or hub")]
 Device = Annotated[str, typer.Option(help="Device that runs the models: cpu or cuda")]
-Threads = Annotated[int, typer.Option(min=1)]
+Threads = Annotated[int, typer.Option(help="Threads that run the models", min=1)]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object instead of tables")]
 MODEL = "Deployed folder or .onnx file, known model, Llama-family directory, or hub id"
 

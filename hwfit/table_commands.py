@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
+from rich.table import Column
 from rich.table import Table as RichTable
 
 from hwfit.errors import HwfitError, nearest
@@ -56,7 +57,9 @@ def ls(tables: Path | None = None) -> pd.DataFrame:
     table = open_table(tables)
     rows = table.read()
     out = RichTable(
-        "device", "cells", "unstable", "unsupported", "kinds", "precisions", "source", title=str(table.path)
+        Column("device", no_wrap=True),
+        *("cells", "unstable", "unsupported", "kinds", "precisions", "source"),
+        title=str(table.path),
     )
     found = []
     for key, frame in rows.groupby("device"):
