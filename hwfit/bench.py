@@ -85,7 +85,7 @@ def timed(bench: Bench, folders: Mapping[str, Path]) -> Times:
     subnets = {name: Subnet.load(folder / "subnet.json") for name, folder in folders.items()}
     asked = {name: json.loads(subnet.to_json()) for name, subnet in subnets.items()}
     made = {"device": bench.identity.key, "workload": asdict(bench.workload), "seconds": bench.seconds}
-    kept = _kept(path, made)
+    kept = kept_times(path, made)
     if all(name in kept and kept[name]["subnet"] == subnet for name, subnet in asked.items()):
         return {name: kept[name]["times"] for name in folders}
     anchor = Anchor.of_table(get_backend(bench.device), bench.identity, open_table(bench.tables))
@@ -131,8 +131,11 @@ def _save_original(bench: Bench, folder: Path) -> None:
     save_bundle(quantise_bundle(load_weights(bench.path), shape, load_config(bench.path), whole), folder)
 
 
-def _kept(path: Path, made: Mapping[str, Any]) -> dict[str, Any]:
-    """By name the subnet and times of models timed under the very same conditions."""
+def kept_times(path: Path, made: Mapping[str, Any]) -> dict[str, Any]:
+    """By name the subnet and times of models timed under the very same conditions `made`; none without the file.
+
+    Raises `HwfitError` for a damaged file.
+    """
     if not path.exists():
         return {}
     problems: list[str] = []

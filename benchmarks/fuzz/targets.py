@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
@@ -12,6 +12,7 @@ import yaml
 from safetensors.torch import save_file
 
 from benchmarks.fuzz.forms import CSV, GGUF, JSON, PARQUET, SAFETENSORS, TEXT, YAML, Form, gguf_bytes
+from hwfit.bench import kept_times
 from hwfit.deploy.bundle import load_bundle, random_bundle, save_bundle
 from hwfit.kernels.op import linear
 from hwfit.latency_models.overhead import Overhead
@@ -29,8 +30,9 @@ from hwfit.search.budget import Budget
 from hwfit.search.optimise import StepLog
 from hwfit.search.run import Choice
 from hwfit.space_files import open_space
+from hwfit.stages import Stages
 from hwfit.subnet import ModelShape, Subnet
-from hwfit.workload import Workload
+from hwfit.workload import PHASES, Workload
 
 OUT = "out"
 """Where, in its folder, a reader may write."""
@@ -126,6 +128,12 @@ SPACE |= {"hidden": {"fractions": [1, "1/2"], "multiple": 32}, "precision_per": 
 RUN = WholeRun(SUBNET, Workload().decode, 1e-3, 0.9e-3, 1.1e-3)
 
 
+def _write_times(folder: Path) -> None:
+    times = {phase: asdict(Timing(2e-3, 1e-3, 3e-3, raw=2e-3)) for phase in PHASES}
+    models = {"a": {"subnet": json.loads(SUBNET.to_json()), "times": times}}
+    (folder / "timed.json").write_text(json.dumps({"device": DEVICE, "models": models}))
+
+
 def _save_checkpoint(folder: Path) -> None:
     checkpoint.save(folder / "c.safetensors", {"a": torch.ones(4, 4), "b": torch.ones(3)}, {"key": "key", "step": 3})
 
@@ -170,6 +178,10 @@ TARGETS: dict[str, Target] = {
         lambda f: (f / "a.json").write_text(_choice()), lambda f: Choice.load(f / "a.json", "key"), {"a.json": JSON}
     ),
     "results": Target(_write_results, read_results, {"results.json": JSON}),
+    "times": Target(_write_times, lambda f: kept_times(f / "timed.json", {"device": DEVICE}), {"timed.json": JSON}),
+    "stages": Target(
+        lambda f: (f / "stages.json").write_text('{"search": 1.5, "distil": 20}'), Stages.of, {"stages.json": JSON}
+    ),
     "overhead": Target(
         lambda f: Overhead(device=DEVICE).save(f / "o.json"), lambda f: Overhead.load(f / "o.json"), {"o.json": JSON}
     ),
