@@ -64,7 +64,11 @@ def target_device(device: str, tables: Path | None) -> TargetDevice:
     Raises `HwfitError` if this machine has no such device, or the table does not know it.
     """
     if device in device_names():
-        identity = fingerprint(device)
+        try:
+            identity = fingerprint(device)
+        except HwfitError as error:
+            elsewhere = f"--device {device} is this machine's; one elsewhere has a key in its table: --device KEY"
+            raise HwfitError([*error.problems, f"{elsewhere} (see `hwfit tables ls`)"]) from error
         return TargetDevice(device, identity.key, identity)
     key = resolve(open_table(tables), device)
     kind = kind_of(key)

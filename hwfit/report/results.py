@@ -19,6 +19,7 @@ from hwfit.workload import PHASES, PhaseName, Workload
 RowKind = Literal["original", "uniform", "sequential", "joint"]
 KINDS: tuple[RowKind, ...] = get_args(RowKind)
 FILE = "results.json"
+WRITERS = "`hwfit search` and `hwfit demo`"
 
 
 @dataclass(frozen=True)
@@ -157,9 +158,9 @@ def read_results(run_dir: Path) -> Results:
     try:
         raw = parse_json(path.read_text(encoding="utf-8"))
     except OSError as error:
-        raise HwfitError(f"{path}: cannot be read ({error.strerror}); `hwfit demo --out DIR` writes one") from error
+        raise HwfitError(f"{path}: cannot be read ({error.strerror}); {WRITERS} write one into --out DIR") from error
     except ValueError as error:
-        raise HwfitError(f"{path}: not a JSON file ({error}); run `hwfit demo` again to write it anew") from error
+        raise HwfitError(f"{path}: not a JSON file ({error}); run the command that made it again") from error
     problems: list[str] = []
     results = decode(Results, raw, "results", problems)
     if results is not None:
