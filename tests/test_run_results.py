@@ -6,6 +6,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from small_model import write_small_model
@@ -82,12 +83,12 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> dict[str, list[list[str]]]:
     seen: dict[str, list[list[str]]] = {"timed": [], "judged": []}
     pace = Correction(Pace(1.0, 1.0, 1.0), 1.0)
 
-    def time_models(models: Mapping[str, object], *rest: object) -> dict:
+    def time_models(models: Mapping[str, object], *rest: Any) -> dict:
         seen["timed"].append(list(models))
         seconds = {name: (i + 1) * 1e-3 for i, name in enumerate(models)}
         return {n: dict.fromkeys(PHASES, Timing(s, s, s, 0.9 * s, 1.1 * s, 5, s, pace)) for n, s in seconds.items()}
 
-    def judge_all(folders: Mapping[str, Path], *rest: object, **named: object) -> dict[str, Quality]:
+    def judge_all(folders: Mapping[str, Path], *rest: Any, **named: Any) -> dict[str, Quality]:
         seen["judged"].append(list(folders))
         score = Score("acc", 0.5, 0.1, 2, (True, False))
         return {name: Quality(Perplexity(10.0, 9.0, 11.0, 8), {"piqa": score}) for name in folders}
@@ -133,7 +134,7 @@ def test_nothing_is_exported_timed_or_told_twice(made, calls, monkeypatch: pytes
     bench, choices = replace(made[0], seconds=7.0), made[1]
     judge_all = bench_module.judge_all
 
-    def killed(folders: Mapping[str, Path], *rest: object, **named: object) -> dict[str, Quality]:
+    def killed(folders: Mapping[str, Path], *rest: Any, **named: Any) -> dict[str, Quality]:
         if "uniform w8a8" in folders:
             raise KeyboardInterrupt
         return judge_all(folders, *rest, **named)
@@ -177,7 +178,7 @@ def test_damaged_times_and_stages_are_told(made, calls, tmp_path: Path, damage: 
 
 
 def test_the_baseline_is_the_fastest_whole_model_of_four_bits_or_more():
-    space = Space.default(SHAPE(), ("w8a8", "w4a8g32", "w2a8g32"), "w8a8", 32)
+    space = Space.default(SHAPE, ("w8a8", "w4a8g32", "w2a8g32"), "w8a8", 32)
     found = fastest_uniform(space, WholeModel(Bits()), Workload(), Budget((("prefill", 1.0),)))
     assert found == Subnet.whole(space.shape, "w4a8g32", "w8a8")
     fixed = replace(space, linears=space.precisions[1:], lm_head=space.precisions[:1])

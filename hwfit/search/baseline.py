@@ -20,7 +20,8 @@ def fastest_uniform(space: Space, latency: WholeModel, workload: Workload, limit
     In the phase that is limited, decode if both or neither are; None where the space has no such precision.
     The LM head has the same precision where the space lets it, else the fastest it may have.
     """
-    phase = workload.phase(next((name for name in PHASES if name in limits.as_dict()), PHASES[0]))
+    limited = [phase for phase in PHASES if limits.as_dict().get(phase)]
+    phase = workload.phase((*limited, *PHASES)[0])
     heads = [space.precisions[i] for i in space.options("lm_head")]
     linears = [space.precisions[i] for i in space.options(LINEARS[0])]
     offered = [p for p in linears if not p.is_float and p.weight_bits >= LEAST_BITS]

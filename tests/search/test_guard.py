@@ -189,3 +189,21 @@ def test_going_back_keeps_the_tensors_that_a_recorded_step_reads(ordered, target
     assert all(torch.equal(p, q) for p, q in zip(params, start, strict=True))
     step()  # as the very first: moments and their count are zero again
     assert all(torch.equal(p, q) for p, q in zip(params, first, strict=True))
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_recorded_steps_go_back_too():
+    """On a GPU a step is a CUDA graph from the fourth on; it has to find the snapshot where it looks."""
+    device = torch.device("cuda")
+    weights = {name: t.to(device) for name, t in random_weights().items()}
+    weights["lm_head.weight"] *= 6
+    ids = IDS.to(device)
+    there = order_model(weights, SHAPE, measure_importance(weights, CONFIG, ids, progress=False))
+    targets = make_targets(there.weights, CONFIG, ids, progress=False)
+    before = loss_of(student(there), targets)
+    unguarded, _ = trained(there, targets, TOO_FAST, goes_back=0)
+    assert loss_of(unguarded, targets) > RISE * before
+    guarded, _ = trained(there, targets, TOO_FAST)
+    assert loss_of(guarded, targets) <= before * (1 + 1e-4)
+    (_, wanted), (_, got) = (trained(there, targets, SOUND, goes_back=n) for n in (0, GOES_BACK))
+    assert got == pytest.approx(wanted, rel=1e-4)
