@@ -35,7 +35,13 @@ def block_map(results: Results, row: Row) -> go.Figure:
     figure = new_figure(HEIGHT, "block of the original", "")
     margin = {"l": 46, "r": 4, "t": 6, "b": 40}
     figure.update_layout(barmode="overlay", bargap=0, margin=margin, hoverdistance=8)
-    figure.update_xaxes(range=[-0.5, results.blocks - 0.5], dtick=5, tick0=0, showgrid=False, anchor="y2")
+    figure.update_xaxes(
+        range=[-0.5, results.blocks - 0.5],
+        dtick=5 if results.blocks <= 40 else 10 if results.blocks <= 100 else 20,
+        tick0=0,
+        showgrid=False,
+        anchor="y2",
+    )
     figure.update_yaxes(
         domain=BITS, range=[len(LINEARS) - 0.4, -0.6], tickmode="array", showgrid=False, showline=False, ticks="",
         tickvals=list(range(len(LINEARS))), ticktext=[name.removesuffix("_proj") for name in LINEARS],

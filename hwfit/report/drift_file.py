@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from pathlib import Path
 
 from hwfit.errors import HwfitError, raise_all
@@ -11,6 +12,8 @@ from hwfit.report.results import Results
 from hwfit.report.typed import decode
 
 FILE = "drift.json"
+MOST = 1e30
+"""What perplexities and divergences stay below; above it nothing could be drawn to scale."""
 
 
 def read_drifts(run_dir: Path, results: Results) -> dict[str, Drift]:
@@ -51,10 +54,18 @@ def _impossible(drift: Drift) -> list[str]:
     ]
     for group in ("domains", "languages", "long"):
         problems += [
-            f"drift.{group}.{name} has perplexities {d.before:g} and {d.after:g}; they must be above 0"
+            f"drift.{group}.{name} has perplexities {d.before:g} and {d.after:g}, divergences {d.kl:g} and "
+            f"{d.kl_p99:g}; perplexities are from 1 to {MOST:g}, divergences from 0"
             for name, d in getattr(drift, group).items()
-            if not (d.before > 0 and d.after > 0)
+            if not (
+                all(0.99 < p < MOST for p in (d.before, d.after)) and all(-1e-3 < k < MOST for k in (d.kl, d.kl_p99))
+            )
         ]
+    problems += [
+        f"drift.limits.{name} is {limit:g}; it must be from 0 to {MOST:g}"
+        for name, limit in asdict(drift.limits).items()
+        if not 0 <= limit < MOST
+    ]
     r = drift.refusals
     if r and not (r.unsafe > 0 and r.benign > 0):
         problems.append(f"drift.refusals counts {r.unsafe} unsafe and {r.benign} benign prompts; each must be above 0")

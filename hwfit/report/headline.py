@@ -63,7 +63,10 @@ def _figures(picked: Row, original: Row | None) -> list[tuple[str, str, str]]:
     """Label, figure, and the comparison with the original."""
 
     def faster(before: float | None, after: float, unit: str, show) -> str:
-        return f"{before / after:.1f}× less than {show(before)} {unit}" if before else ""
+        if not before:
+            return ""
+        ratio, word = (before / after, "less") if before >= after else (after / before, "more")
+        return f"{ratio:.1f}× {word} than {show(before)} {unit}"
 
     o = original
     figures = [

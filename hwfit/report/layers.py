@@ -39,6 +39,10 @@ EACH, AROUND = 36, 50
 """Height in pixels of a bar with the words above it, and of what is around the bars."""
 
 
+LETTERS = {"narrow": 30, "wide": 58}
+"""Letters of a name that stand above a bar, by the width of the page."""
+
+
 def layer_bars(results: Results, phase: PhaseName) -> go.Figure | None:
     """A bar a row: the shares of its predicted time by family of layers; None if the run has none for `phase`."""
     times = _times(results, phase)
@@ -53,12 +57,18 @@ def layer_bars(results: Results, phase: PhaseName) -> go.Figure | None:
         sums = [max(0.0, _sum(times[name], family)) for name in rows]
         if any(sums):
             figure.add_bar(**_shares(family, rows, sums, times))
-    notes = [
-        _note(name, words, side)
-        for name in rows
-        for words, side in ((escape(name), "left"), (f"{text.ms(sum(times[name].values()))} ms", "right"))
-    ]
-    figure.update_layout(meta={"narrow": notes, "wide": notes, "each": EACH, "around": AROUND})
+    notes = {
+        width: [
+            _note(name, words, side)
+            for name in rows
+            for words, side in (
+                (escape(_short(name, most)), "left"),
+                (f"{text.ms(sum(times[name].values()))} ms", "right"),
+            )
+        ]
+        for width, most in LETTERS.items()
+    }
+    figure.update_layout(meta={**notes, "each": EACH, "around": AROUND})
     return figure
 
 
@@ -123,6 +133,10 @@ def _shares(family: Family, rows: list[str], sums: list[float], times: dict[str,
             "pattern": {"shape": family.shape, "fgcolor": family.stripes, "size": 7, "solidity": 0.3},
         },
     }
+
+
+def _short(name: str, most: int) -> str:
+    return name if len(name) <= most else f"{name[: most - 1]}…"
 
 
 def _note(name: str, words: str, side: str) -> dict[str, Any]:

@@ -69,7 +69,7 @@ def page(results: Results, curves: Sequence[Curve] = (), drifts: Mapping[str, Dr
         "Over training": sections.over_training(curves),
         "Drift from the original": sections.drift(results, drifts or {}),
         "Stages of the run": sections.stages(results),
-        "Provenance": provenance({**results.machine, **results.provenance}),
+        "Provenance": f"<h3>Machine</h3>{provenance(results.machine)}<h3>Run</h3>{provenance(results.provenance)}",
     }
     shown = {title: html for title, html in shown.items() if html}
     links = " ".join(f'<a href="#{_anchor(title)}">{title}</a>' for title in shown)

@@ -18,6 +18,8 @@ from hwfit.report.text import LOOKS
 from hwfit.workload import PhaseName
 
 HEIGHT = 460
+LONGEST = 28
+"""Letters of a name; above that points have numbers at every width."""
 SIZES = {"star": 15, "triangle-up": 13}
 
 
@@ -47,11 +49,16 @@ def pareto(results: Results, phase: PhaseName) -> go.Figure:
     for row in rows:
         _point(figure, row, rows, phase, beaten.get(row.name))
     numbers = [Name(row.name, f"<b>{i + 1}</b>", len(str(i + 1))) for i, row in enumerate(rows)]
-    names = [Name(row.name, escape(row.name), len(row.name)) for row in rows]
+    names = [Name(row.name, escape(row.name), len(row.name)) for row in rows] if named(results) else numbers
     narrow = _notes(Canvas(figure, NARROW), results, phase, limits, numbers)
     wide = _notes(Canvas(figure, WIDE), results, phase, limits, names)
     figure.update_layout(meta={"narrow": narrow, "wide": wide})
     return figure
+
+
+def named(results: Results) -> bool:
+    """Whether names are short enough to stand beside the points of a wide page."""
+    return max(len(row.name) for row in results.rows) <= LONGEST
 
 
 def _point(figure: go.Figure, row: Row, rows: Sequence[Row], phase: PhaseName, by: str | None) -> None:

@@ -43,4 +43,6 @@ def _words(value: Any) -> str:
         return ", ".join(map(_words, value)) or "none"
     if isinstance(value, dict):
         return ", ".join(f"{k}: {_words(v)}" for k, v in value.items()) or "none"
+    if isinstance(value, int) and not isinstance(value, bool) and abs(value) >= 100_000:
+        return f"{value:,}"
     return "not known" if value is None else str(value)

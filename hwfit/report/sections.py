@@ -7,7 +7,7 @@ from html import escape
 
 from hwfit.evaluate.drift import Drift
 from hwfit.report import blocks, drift_view, layers, text, training
-from hwfit.report.pareto import pareto
+from hwfit.report.pareto import named, pareto
 from hwfit.report.parts import glyph, note, plot, select_button
 from hwfit.report.plots import caption
 from hwfit.report.predictions import BAND, predictions
@@ -36,7 +36,7 @@ def _key(results: Results) -> str:
         f'<span class="item" data-row="{escape(row.name)}"><b>{i}</b> {escape(row.name)}</span>'
         for i, row in enumerate(results.rows, 1)
     )
-    return f'<p class="key">{marks}</p><p class="key numbers">{numbers}</p>'
+    return f'<p class="key">{marks}</p><p class="key{" numbers" if named(results) else ""}">{numbers}</p>'
 
 
 def trade_off(results: Results, phase: PhaseName) -> str:
@@ -76,8 +76,10 @@ def kept_blocks(results: Results) -> str:
         for i, row in enumerate(rows)
     )
     rest = [row for row in results.rows if row not in rows]
-    words = "; ".join(f"{escape(row.name)} {escape(text.widths(row))} at one precision" for row in rest)
-    return f'{blocks.key(results)}<div class="maps">{maps}</div>' + (note(f"Not drawn: {words}.") if rest else "")
+    words = "; ".join(f"{escape(row.name)} ({escape(text.widths(row))})" for row in rest)
+    return f'{blocks.key(results)}<div class="maps">{maps}</div>' + (
+        note(f"Not drawn, as all their blocks are alike: {words}.") if rest else ""
+    )
 
 
 def time_by_layer(results: Results) -> str:

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from html import escape
+from math import isfinite
 from pathlib import Path
 
 import plotly.graph_objects as go
 
 from hwfit.errors import HwfitError
-from hwfit.report import text
 from hwfit.report.figures import guide, new_figure
 from hwfit.report.results import Results, Row, Trajectory
 from hwfit.search.steps_log import read_steps
@@ -18,6 +18,9 @@ from hwfit.search.steps_log import read_steps
 DASHES = ("", "7 4", "2 3", "7 3 2 3", "16 4", "2 2 2 2 10 2")
 """Lengths of strokes and gaps in pixels, as SVG has them."""
 SHADES = ("#0072b2", "#d55e00", "#000000", "#009e73", "#9b4f96", "#7a5c00")
+MARKS = (("circle", "●"), ("square", "■"), ("diamond", "◆"), ("triangle-up", "▲"), ("x", "✖"), ("star", "★"))
+SHORT = 8
+"""Curves with fewer steps have marks, which tell them apart where dashes cannot."""
 STAGES = ("search", "distil")
 SLACK = "slack_"
 
@@ -55,6 +58,8 @@ def read_curves(run_dir: Path, results: Results) -> tuple[Curve, ...]:
                 if "step" not in steps[0]:
                     raise HwfitError(f"{path}: has no column 'step'; delete it and run again to write it anew")
                 names = [name for name in steps[0] if name != "step"]
+                if not all(isfinite(value) for step in steps for value in step.values()):
+                    raise HwfitError(f"{path}: holds a value that is no finite number; delete it to write it anew")
                 values = {name: tuple(step[name] for step in steps) for name in names}
                 found[stage, row.name] = Curve(stage, row.name, tuple(step["step"] for step in steps), values)
     for run in results.search:
@@ -100,6 +105,7 @@ def training(curves: Sequence[Curve], panel: Panel) -> go.Figure:
     figure = new_figure(230, "step", "")
     drawn = lines(curves, panel)
     last = max(max(c.steps) for c in drawn)
+    figure.update_yaxes(exponentformat="power")
     figure.update_xaxes(
         range=[-0.03 * max(last, 1), 1.03 * max(last, 1)], tickformat=",d", dtick=1 if last < 8 else None
     )
@@ -111,7 +117,8 @@ def training(curves: Sequence[Curve], panel: Panel) -> go.Figure:
         figure.add_scatter(
             x=list(curve.steps),
             y=values,
-            mode="lines+markers" if len(values) < 8 else "lines",
+            mode="lines+markers" if len(values) < SHORT else "lines",
+            marker={"symbol": MARKS[i % len(MARKS)][0], "size": 8},
             line={
                 "color": SHADES[i % len(SHADES)],
                 "dash": DASHES[i % len(DASHES)].replace(" ", ",") or "solid",
@@ -126,16 +133,17 @@ def training(curves: Sequence[Curve], panel: Panel) -> go.Figure:
 
 def key(curves: Sequence[Curve]) -> str:
     """Which line is which model, as HTML."""
+    short = any(len(c.steps) < SHORT for c in curves)
     items = (
-        f'<span class="item" data-row="{escape(name)}">{_stroke(i)} {escape(name)}</span>'
+        f'<span class="item" data-row="{escape(name)}">{_stroke(i)} {MARKS[i % len(MARKS)][1] if short else ""} '
+        f"{escape(name)}</span>"
         for i, name in enumerate(models(curves))
     )
     return f'<p class="key">{" ".join(items)}</p>'
 
 
 def _ends(values: Sequence[float]) -> str:
-    first, last = (("−" if v < 0 else "") + text.significant(abs(v)) for v in (values[0], values[-1]))
-    return f"{first} → {last}"
+    return f"{values[0]:.4g} → {values[-1]:.4g}".replace("-", "−")
 
 
 def _stroke(i: int) -> str:

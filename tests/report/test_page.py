@@ -152,3 +152,12 @@ def test_bad_results_write_nothing(run_dir: Path) -> None:
     with pytest.raises(HwfitError):
         write_report(run_dir)
     assert [p.name for p in run_dir.iterdir()] == ["results.json"]
+
+
+def test_what_got_slower_is_said_to_be_more(run_dir: Path, raw: dict) -> None:
+    picked = next(row for row in raw["rows"] if row["picked"])
+    picked["prefill"] |= {"measured": 0.574, "high": 0.6}
+    (run_dir / "results.json").write_text(json.dumps(raw))
+    text = page(read_results(run_dir))
+    assert "2.0× more than 287 ms" in text
+    assert "4.8× less than 28.7 ms" in text

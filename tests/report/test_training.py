@@ -54,7 +54,7 @@ def test_a_single_step_is_a_mark(run_dir: Path, raw: dict) -> None:
     assert all("markers" in t["mode"] for t in training(curves, panels(curves)[0]).to_dict()["data"])
 
 
-@pytest.mark.parametrize("text", ["step,loss\n0,x\n", "loss\n0.5\n", "step,loss\n0\n"])
+@pytest.mark.parametrize("text", ["step,loss\n0,x\n", "loss\n0.5\n", "step,loss\n0\n", "step,loss\n0,nan\n"])
 def test_damaged_logs_are_refused(run_dir: Path, text: str) -> None:
     (run_dir / "logs").mkdir()
     (run_dir / "logs" / "distil-joint 6 ms.csv").write_text(text)
