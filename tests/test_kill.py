@@ -6,7 +6,6 @@ Nothing measured is redone, and the result is an undisturbed run's, bit for bit.
 from __future__ import annotations
 
 import json
-import os
 import signal
 import subprocess
 import sys
@@ -14,6 +13,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+import forks
 import pytest
 from small_model import write_small_model
 
@@ -21,6 +21,9 @@ from hwfit.deploy.runtime import OnnxModel
 from hwfit.lut_store.table import Table
 from hwfit.search.steps_log import read_steps
 from hwfit.subnet import Subnet
+
+sys.path.append(str(Path(__file__).parent / "search"))
+import search_job
 
 pytestmark = pytest.mark.slow
 
@@ -80,7 +83,6 @@ def test_profile_and_search_survive_kill_minus_nine(tmp_path: Path):
     run(search)  # a third time: everything is there
 
 
-JOB = Path(__file__).parent / "search" / "search_job.py"
 POINTS = {
     "importance": "importance",
     "original's answers": "teacher-:2",
@@ -102,11 +104,8 @@ def files(out: Path) -> dict[str, bytes]:
 
 @pytest.mark.parametrize("method", ["full", "lora"])
 def test_killed_once_in_every_stage_a_search_ends_where_an_undisturbed_one_does(tmp_path: Path, method: str):
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-
     def job(out: Path, *arguments: str) -> int:
-        start = [sys.executable, str(JOB), str(out), "--method", method, *arguments]
-        return subprocess.run(start, env=environment, timeout=200).returncode
+        return forks.finish(search_job.main, [str(out), "--method", method, *arguments])
 
     whole, killed = tmp_path / "whole" / "run", tmp_path / "killed" / "run"
     assert job(whole) == 0

@@ -3,53 +3,54 @@
 from __future__ import annotations
 
 import random
-import subprocess
-import sys
 import time
+from multiprocessing.connection import Connection
 from pathlib import Path
 
+import forks
 import pytest
 from fake_backend import FakeBackend, tiny_space
 
+from hwfit.lut_store.schema import Measurement, RunInfo
 from hwfit.lut_store.table import Table
+from hwfit.profiler import run
 from hwfit.profiler.plan import plan
+from hwfit.profiler.protocol import Rules
 from hwfit.workload import Workload
 
 KILLS = 20
 CELLS = len(plan(tiny_space(), Workload(), FakeBackend(work=lambda s: None)))
-# one cell a batch, so that the one in flight is one cell; each is logged just after its part is written
-PROGRAM = """
-import sys, time
-sys.path.insert(0, sys.argv[1])
-from fake_backend import FakeBackend, tiny_space
-from hwfit.profiler import run
-from hwfit.profiler.protocol import Rules
-write = run.Table.append
-def append(table, rows, info):
-    write(table, rows, info)
-    with open(sys.argv[3], "a") as log:
-        print(rows[0].op, file=log)
-run.Table.append = append
-print("ready", flush=True)
-report = run.profile(tiny_space(), tables=sys.argv[2], backend=FakeBackend(work=lambda s: time.sleep(0.002)),
-                     rules=Rules(seconds=0.05, max_rounds=6, unstable=1e9, drift=1e9, batch=1), progress=False)
-"""
+RULES = Rules(seconds=0.05, max_rounds=6, unstable=1e9, drift=1e9, batch=1)
+
+
+def profiled(tables: Path, log: Path, ready: Connection) -> None:
+    """One cell a batch, so that the one in flight is one cell; each is logged just after its part is written."""
+    write = run.Table.append
+
+    def append(table: Table, rows: list[Measurement], info: RunInfo) -> None:
+        write(table, rows, info)
+        with log.open("a") as file:
+            print(rows[0].op, file=file)
+
+    run.Table.append = append
+    ready.send("ready")
+    backend = FakeBackend(work=lambda s: time.sleep(0.002))
+    run.profile(tiny_space(), tables=tables, backend=backend, rules=RULES, progress=False)
 
 
 @pytest.mark.slow
 def test_twenty_random_kills_lose_nothing_that_was_measured(tmp_path: Path):
     tables, log = tmp_path / "tables", tmp_path / "log"
-    command = [sys.executable, "-c", PROGRAM, str(Path(__file__).parent), str(tables), str(log)]
     rng = random.Random(20)
     kills = 0
     while kills < KILLS:
-        process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
-        assert process.stdout
-        assert process.stdout.readline() == "ready\n"
+        here, there = forks.CONTEXT.Pipe(duplex=False)
+        process = forks.start(profiled, tables, log, there)
+        assert here.recv() == "ready"
         time.sleep(rng.uniform(0.0, 0.5))
-        finished = process.poll() is not None
+        finished = process.exitcode is not None
         process.kill()
-        process.wait()
+        process.join()
         kills += not finished
         measured = log.read_text().splitlines() if log.exists() else []
         table = Table(tables)

@@ -1,6 +1,6 @@
-"""What torchrun starts in `test_parallel.py`: search and distil a tiny model with a made-up latency, and tell of it.
+"""What `test_parallel.py` and `test_kill.py` start: search and distil a tiny model with a made-up latency.
 
-torchrun --nproc-per-node 2 tests/search/parallel_job.py OUT [--distil-steps N] [--stop-at STEP]
+torchrun --nproc-per-node 2 tests/search/search_job.py OUT [--distil-steps N] [--die-at POINT]
 """
 
 from __future__ import annotations
@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import os
 import signal
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -83,7 +84,7 @@ def die_at(point: str) -> None:
     os.replace = counted
 
 
-if __name__ == "__main__":
+def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("out", type=Path)
     parser.add_argument("--distil-steps", type=int, default=4)
@@ -92,7 +93,8 @@ if __name__ == "__main__":
     parser.add_argument("--hidden", type=float, default=0.0)
     parser.add_argument("--act-bits", type=int, default=8)
     parser.add_argument("--die-at")
-    given = parser.parse_args()
+    given = parser.parse_args(arguments)
+    torch.set_num_threads(1)
     if given.die_at:
         die_at(given.die_at)
     torch.manual_seed(parallel.rank())
@@ -101,3 +103,7 @@ if __name__ == "__main__":
     rules |= {"lr": given.distil_lr, "checkpoint_every": 1}
     run(given.out, DistilSettings(given.distil_steps, sequences=2, **rules), given.act_bits)
     parallel.stop()
+
+
+if __name__ == "__main__":
+    main()

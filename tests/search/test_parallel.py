@@ -8,27 +8,29 @@ import subprocess
 import sys
 from pathlib import Path
 
+import forks
 import pytest
 import safetensors.torch
+import search_job
 import torch
 
 from hwfit.errors import HwfitError
 from hwfit.search import parallel
 from hwfit.search.steps_log import read_steps
 
-JOB = Path(__file__).with_name("search_job.py")
 STAGES = ("supernet", "search-a", "distil-a")
 
 
-def job(out: Path, *arguments: str, processes: int = 1) -> None:
-    """`search_job.py` alone, or as that many processes of torchrun."""
-    start = [sys.executable]
-    if processes > 1:
-        start += ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes)]
+def alone(out: Path, *arguments: str) -> None:
+    assert forks.finish(search_job.main, [str(out), *arguments]) == 0
+
+
+def pair(out: Path, *arguments: str) -> None:
+    """`search_job.py` as two processes of torchrun."""
+    start = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(
-        [*start, str(JOB), str(out), *arguments], capture_output=True, text=True, env=environment, timeout=300
-    )
+    command = [*start, search_job.__file__, str(out), *arguments]
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=600)
     assert done.returncode == 0, done.stdout + done.stderr
 
 
@@ -52,13 +54,13 @@ def test_two_processes_equal_one(tmp_path: Path, case: str):
     process whose logits are moved by 1e-6 at the start ends 0.8e-4 to 3.2e-4 off as well, and by 5e-7 without rounding.
     """
     one, two = tmp_path / "one", tmp_path / "two"
-    job(one / "run", *CASES[case])
-    job(two / "run", *CASES[case], processes=2)
+    alone(one / "run", *CASES[case])
+    pair(two / "run", *CASES[case])
     for stage in STAGES:
-        alone, together = (read_steps(out / "run" / "logs" / f"{stage}.csv") for out in (one, two))
-        assert len(alone) >= 3
+        apart, together = (read_steps(out / "run" / "logs" / f"{stage}.csv") for out in (one, two))
+        assert len(apart) >= 3
         flips = case == "8-bit activations" and stage == "search-a"
-        for a, b in zip(alone, together, strict=True):
+        for a, b in zip(apart, together, strict=True):
             assert {n: v for n, v in b.items() if n != "tokens_per_s"} == pytest.approx(
                 {n: v for n, v in a.items() if n != "tokens_per_s"}, abs=1e-3 if flips else 1e-4
             )
@@ -73,10 +75,10 @@ def test_two_processes_equal_one(tmp_path: Path, case: str):
 @pytest.mark.slow
 def test_a_killed_pair_of_processes_goes_on_as_one(tmp_path: Path):
     whole, killed = tmp_path / "whole", tmp_path / "killed"
-    job(whole / "run")
+    alone(whole / "run")
     with pytest.raises(AssertionError):
-        job(killed / "run", "--die-at", "distil-a:3", processes=2)
-    job(killed / "run")
+        pair(killed / "run", "--die-at", "distil-a:3")
+    alone(killed / "run")
     steps = [read_steps(out / "run" / "logs" / "distil-a.csv") for out in (whole, killed)]
     assert [row["loss"] for row in steps[1]] == pytest.approx([row["loss"] for row in steps[0]], abs=1e-4)
 
