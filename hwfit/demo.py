@@ -26,10 +26,11 @@ from hwfit.report.results import Results, read_results
 from hwfit.report.table import rich_table
 from hwfit.run_results import TRAINING_TEXT, conclude
 from hwfit.search.budget import Budget
+from hwfit.search.choice import Choice
 from hwfit.search.distil import DistilSettings
 from hwfit.search.forward import CPU
 from hwfit.search.optimise import SearchSettings
-from hwfit.search.run import Choice, Measure, distil_all, search_front
+from hwfit.search.run import Measure, distil_all, search_front
 from hwfit.search.study import Study, StudySettings, prepare
 from hwfit.space import Space
 from hwfit.stages import Stages

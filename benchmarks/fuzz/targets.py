@@ -27,8 +27,8 @@ from hwfit.report.results import Results, Row, RowKind, Timing, read_results, wr
 from hwfit.rotary import Rotary
 from hwfit.search import checkpoint
 from hwfit.search.budget import Budget
+from hwfit.search.choice import Choice
 from hwfit.search.optimise import StepLog
-from hwfit.search.run import Choice
 from hwfit.space_files import open_space
 from hwfit.stages import Stages
 from hwfit.subnet import ModelShape, Subnet

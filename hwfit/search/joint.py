@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from functools import partial
-from math import copysign, exp, log, sqrt
 from pathlib import Path
-from statistics import fmean, median
 
 import torch
 from torch import Tensor
@@ -38,15 +36,6 @@ SHARED_SHARE = 0.3
 """Share of the original's decode latency around which the shared weights are trained."""
 NOISE = 0.03
 """Spread of a whole model's latency between timings some minutes apart (`benchmarks.whole_model`, log scale)."""
-AIM = 0.95
-SLACK = 0.94
-"""Share of its budget that a re-measured subnet is aimed at, and that it should use at least: what streams from memory
-is slower by up to a tenth some minutes later on a shared machine, and the anchors tell of half of that. What the subnet
-alone decides (`EXACT`) is used up."""
-AIMS = (AIM, 0.975, 1.0, 1.05, 1.1, 1.2, 1.5)
-"""Shares aimed at, one after the other, until the space has a subnet for one."""
-CLOSE = 1.03
-"""Share of a budget up to which it counts as met as measured."""
 
 
 @dataclass(frozen=True)
@@ -167,40 +156,20 @@ class Searcher:
             self._losses[picked] = loss
         return self._losses[picked]
 
-    @torch.no_grad()
     def loss(self, subnet: Subnet) -> float:
         """Distillation loss of a subnet inside the supernet, on validation text."""
-        hot = one_hot(self.study.space, subnet, self.order).map(lambda t: t.float())
-        rows = self.study.validation.take(slice(0, self.settings.judged))
-        return float(distillation_loss(self.supernet(rows.ids, hot), rows))
+        return self._losses_on(subnet, [slice(0, self.settings.judged)])[0]
 
-    @torch.no_grad()
     def losses(self, subnet: Subnet) -> list[float]:
         """`loss` on each of the validation sequences."""
+        count = min(self.settings.judged, len(self.study.validation))
+        return self._losses_on(subnet, [slice(i, i + 1) for i in range(count)])
+
+    @torch.no_grad()
+    def _losses_on(self, subnet: Subnet, parts: Sequence[slice]) -> list[float]:
         hot = one_hot(self.study.space, subnet, self.order).map(lambda t: t.float())
-        rows = [self.study.validation.take(slice(i, i + 1)) for i in range(self.settings.judged)]
-        return [float(distillation_loss(self.supernet(row.ids, hot), row)) for row in rows if len(row)]
-
-    def aimed(self, found: Found, slower: Mapping[str, float]) -> Found:
-        """Picked again for a device that takes `slower[metric]` times what is predicted, to use `AIM` of each limit, or
-        the least more of it that the space has a subnet for."""
-        for aim in AIMS:
-            limits = {m: aim_of(m, aim) * limit / slower.get(m, 1.0) for m, limit in found.budget.limits}
-            if picked := self._picked_again(found, limits):
-                return replace(found, picked=picked, subnet=picked.subnet(self.study.space, self.order))
-        return found
-
-    def _picked_again(self, found: Found, limits: Mapping[str, float]) -> Picked | None:
-        problem, precisions = self.problem(limits, found.freedom), found.freedom.precisions
-        allowed = None if precisions else [found.picked.precision[0][0]]
-        ideal = best_by_damage(problem) if found.guided and precisions else None
-        picks = [again for p in (found.picked, ideal) if p and (again := repaired(p, problem, allowed))]
-        return min(dict.fromkeys(picks), key=self.loss_of, default=None)
-
-
-def aim_of(metric: str, aim: float = AIM) -> float:
-    """The share of a limit to use: all of what the subnet alone decides."""
-    return max(1.0, aim) if metric in EXACT else aim
+        rows = [self.study.validation.take(part) for part in parts]
+        return [float(distillation_loss(self.supernet(row.ids, hot), row)) for row in rows]
 
 
 def repaired(picked: Picked, problem: Problem, allowed: Sequence[int] | None = None) -> Picked | None:
@@ -209,35 +178,6 @@ def repaired(picked: Picked, problem: Problem, allowed: Sequence[int] | None = N
         return repair(picked, problem)
     except HwfitError:
         return best_by_damage(problem, allowed)
-
-
-def remeasure(
-    searcher: Searcher,
-    found: Mapping[str, Found],
-    measure: Callable[[Mapping[str, Subnet]], Mapping[str, Mapping[str, float]]],
-    rounds: int,
-) -> dict[str, Found]:
-    """Deploy every found subnet, time it, and pick again for those over their budget or well below it.
-
-    All `rounds` so far decide what the device takes over what is predicted (see `Disagreement`).
-    """
-    out = dict(found)
-    seen = Disagreement()
-    for _ in range(rounds):
-        measured = measure({name: f.subnet for name, f in out.items()})
-        predicted = {name: searcher.cost(f.subnet) for name, f in out.items()}
-        for name in out:
-            seen.add(name, predicted[name], measured[name])
-        again = {}
-        for name, f in out.items():
-            slower = seen.slower(name)
-            used = max(predicted[name][m] * slower.get(m, 1.0) / (aim_of(m) * of) for m, of in f.budget.limits)
-            if not SLACK / AIM <= used <= 1 and (aimed := searcher.aimed(f, slower)).subnet != f.subnet:
-                again[name] = aimed
-        if not again:
-            break
-        out |= again
-    return out
 
 
 def beaten(searcher: Searcher, found: Mapping[str, Found]) -> dict[str, str]:
@@ -255,32 +195,3 @@ def beaten(searcher: Searcher, found: Mapping[str, Found]) -> dict[str, str]:
         else:
             points[name] = point | {"loss": losses[name]}
     return out | dominated(points)
-
-
-class Disagreement:
-    """Measured over predicted, as far as it is more than noise.
-
-    What all subnets share (their median) is believed once it exceeds `NOISE` / sqrt(rounds), and so is what one
-    differs by from the others: less would give a subnet's milliseconds away, or others', for one slow minute.
-    """
-
-    def __init__(self) -> None:
-        self._logs: dict[str, dict[str, list[float]]] = defaultdict(lambda: defaultdict(list))  # metric -> name -> logs
-
-    def add(self, name: str, predicted: Mapping[str, float], measured: Mapping[str, float]) -> None:
-        for metric, value in measured.items():
-            self._logs[metric][name].append(log(value / predicted[metric]))
-
-    def slower(self, name: str) -> dict[str, float]:
-        """`metric -> factor` by which `name` takes longer on the device than predicted."""
-        out = {}
-        for metric, logs in self._logs.items():
-            rounds = len(logs[name])
-            shared = median(value for values in logs.values() for value in values)
-            own = fmean(logs[name]) - shared
-            out[metric] = exp(_beyond_noise(shared, rounds) + _beyond_noise(own, rounds))
-        return out
-
-
-def _beyond_noise(value: float, rounds: int) -> float:
-    return copysign(max(0.0, abs(value) - NOISE / sqrt(rounds)), value)

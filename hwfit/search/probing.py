@@ -20,6 +20,9 @@ from hwfit.workload import PHASES
 
 SHARES = (0.4, 1.0)
 """Budgets of probes, as shares of the fastest model at one precision."""
+ATTEMPTS = 20
+STRIDE = 1_000_003
+"""Seeds of tastes are so far apart that no two draws share one."""
 ROWS = 8
 """Validation sequences judged at a time."""
 
@@ -36,21 +39,16 @@ class ProbeSettings:
 
 def draw(searcher: Searcher, index: int, seed: int = 0) -> Picked:
     """The best pick under a random budget on one phase, for a random weighting of the kinds of damage."""
-    rng = random.Random(f"{seed} {index}")
+    rng, phase = random.Random(f"{seed} {index}"), PHASES[index % len(PHASES)]
     space = searcher.study.space
-    for attempt in range(20):
-        phase, share = PHASES[index % len(PHASES)], rng.uniform(*SHARES)
-        uniform = [Subnet.whole(space.shape, space.precisions[i], space.embed) for i in uniform_precisions(space)]
-        limits = {phase: share * min(searcher.cost(subnet)[phase] for subnet in uniform)}
-        taste = random_tastes(searcher.at_once, hash_of(seed, index, attempt))
+    uniform = [Subnet.whole(space.shape, space.precisions[i], space.embed) for i in uniform_precisions(space)]
+    fastest = min(searcher.cost(subnet)[phase] for subnet in uniform)
+    for attempt in range(ATTEMPTS):
+        limits = {phase: rng.uniform(*SHARES) * fastest}
+        taste = random_tastes(searcher.at_once, seed + STRIDE * index + STRIDE**2 * attempt)
         if picked := best_by_damage(replace(searcher.problem(limits), damage=taste.table)):
             return picked
     raise ValueError("no budget of the probes can be met")
-
-
-def hash_of(*parts: int) -> int:
-    """One number of several, the same in every process."""
-    return sum(part * 1_000_003**i for i, part in enumerate(parts))
 
 
 def probe(searcher: Searcher, picked: Picked, settings: ProbeSettings) -> Probe:

@@ -5,23 +5,23 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from hwfit.deploy.bundle import Bundle, load_bundle, quantise_bundle, save_bundle
-from hwfit.errors import HwfitError
 from hwfit.files import parse_json, write_text
 from hwfit.latency_models.whole import WholeModel
 from hwfit.progress import track
 from hwfit.search import parallel
 from hwfit.search.budget import Budget
+from hwfit.search.choice import Choice, readable
 from hwfit.search.distil import DistilSettings, Student, distil
 from hwfit.search.feasible import refuse_infeasible
 from hwfit.search.hidden import HiddenStates
-from hwfit.search.joint import Found, Searcher, beaten, remeasure
-from hwfit.search.optimise import SearchSettings, StepLog
+from hwfit.search.joint import Found, Searcher, beaten
+from hwfit.search.optimise import SearchSettings
+from hwfit.search.remeasure import remeasure
 from hwfit.search.strategies.find import find
 from hwfit.search.study import Study
 from hwfit.subnet import ModelShape, Subnet
@@ -30,49 +30,6 @@ from hwfit.workload import Workload
 Measure = Callable[[Mapping[str, Subnet]], Mapping[str, Mapping[str, float]]]
 MARK = "distilled.json"
 """What the bundle in the same folder was trained as, written last."""
-
-
-@dataclass(frozen=True)
-class Choice:
-    """A finished search result as kept on disk: `kind` is the name of a strategy.
-
-    `beaten_by` names another of the front that makes it pointless (see `joint.beaten`).
-    """
-
-    name: str
-    kind: str
-    budget: Budget | None
-    subnet: Subnet
-    log: tuple[StepLog, ...] = ()
-    beaten_by: str | None = None
-
-    def to_json(self, key: str) -> str:
-        limits = self.budget.limits if self.budget else None
-        body = {"key": key, "name": self.name, "kind": self.kind, "budget": limits, "beaten_by": self.beaten_by}
-        return json.dumps(body | {"subnet": json.loads(self.subnet.to_json()), "log": [asdict(s) for s in self.log]})
-
-    @classmethod
-    def load(cls, path: Path, key: str) -> Choice | None:
-        """The choice in `path` if it was made under the same `key`. Raises `HwfitError` for a damaged file."""
-        try:
-            text = path.read_text(encoding="utf-8") if path.exists() else None
-        except (OSError, UnicodeError) as error:
-            raise HwfitError(f"{path}: damaged ({error}); delete it to search again") from error
-        return None if text is None else cls.from_json(text, key, str(path))
-
-    @classmethod
-    def from_json(cls, text: str, key: str, path: str) -> Choice | None:
-        """Inverse of `to_json`; None under another `key`. Raises `HwfitError` naming `path` for a damaged text."""
-        try:
-            raw = parse_json(text)
-            if raw["key"] != key:
-                return None
-            budget = Budget(tuple((str(m), float(v)) for m, v in raw["budget"])) if raw["budget"] else None
-            subnet = Subnet.from_json(json.dumps(raw["subnet"]), source=path)
-            log = tuple(StepLog(**s) for s in raw["log"])
-            return cls(raw["name"], raw["kind"], budget, subnet, log, raw.get("beaten_by"))
-        except (ValueError, KeyError, TypeError, OverflowError) as error:
-            raise HwfitError(f"{path}: damaged ({type(error).__name__}: {error}); delete it to search again") from error
 
 
 def search_front(
@@ -131,11 +88,9 @@ def remembering(measure: Measure, path: Path, key: str) -> Measure:
     the same answers, so that it ends where it would have ended."""
     known: list[dict[str, Any]] = []
     if path.exists():
-        try:
+        with readable(path, "measure again"):
             raw = parse_json(path.read_text())
             known = raw["calls"] if raw["key"] == key else []
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            raise HwfitError(f"{path}: damaged ({error}); delete it to measure again") from error
     calls = 0
 
     def remembered(subnets: Mapping[str, Subnet]) -> Mapping[str, Mapping[str, float]]:
@@ -203,10 +158,8 @@ def _distilled(
 def _finished(folder: Path, key: str) -> bool:
     """Whether the bundle is there and whole. Raises `HwfitError` if it is damaged."""
     mark = folder / MARK
-    try:
+    with readable(mark, "distil again"):
         done = mark.exists() and parse_json(mark.read_text())["key"] == key
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise HwfitError(f"{mark}: damaged ({error}); delete it to distil again") from error
     if done:
         load_bundle(folder)
     return done

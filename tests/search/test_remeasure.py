@@ -8,7 +8,8 @@ from typing import Any, cast
 import pytest
 
 from hwfit.search.budget import Budget
-from hwfit.search.joint import Disagreement, Found, remeasure
+from hwfit.search.joint import Found
+from hwfit.search.remeasure import Disagreement, remeasure
 
 LADDER = [round(0.05 * i, 2) for i in range(1, 61)]
 """Predicted milliseconds of the subnets there are; a subnet is stood for by that figure."""
@@ -36,7 +37,7 @@ def settled(device, rounds: int = 4, start: float = 2.0) -> float:
         call = next(calls)
         return {n: {p: device(c, call) for p, c in Ladder().cost(s).items()} for n, s in subnets.items()}
 
-    return cast(Any, remeasure(cast(Any, Ladder()), found, measure, rounds)["a"].subnet)
+    return cast(Any, remeasure(cast(Any, Ladder()), found, measure, rounds, Ladder.aimed)["a"].subnet)
 
 
 @pytest.mark.parametrize("slower", [1.0, 1.04, 1.2])

@@ -22,6 +22,7 @@ from hwfit.search.feasible import Nearby
 from hwfit.search.forward import CPU
 from hwfit.search.joint import WIDTHS_ONLY, Found, Searcher
 from hwfit.search.optimise import SearchSettings
+from hwfit.search.remeasure import aimed
 from hwfit.search.run import search_front
 from hwfit.search.strategies.find import find
 from hwfit.search.study import Study, StudySettings, study_of
@@ -91,17 +92,17 @@ def test_too_little_room_to_aim_below_the_budget_uses_what_there_is(searcher: Se
     least = searcher.cost(smallest)["prefill"]
     start = Picked(0, 0, 0, 0, 0, ((0,) * 7,) * 3, 0)
     found = Found("d", Budget((("prefill", 1.001 * least),)), start, start.subnet(space, searcher.order), ())
-    assert searcher.aimed(found, {}).subnet == smallest
-    over = searcher.cost(searcher.aimed(found, {"prefill": 1.15}).subnet)["prefill"] * 1.15
+    assert aimed(searcher, found, {}).subnet == smallest
+    over = searcher.cost(aimed(searcher, found, {"prefill": 1.15}).subnet)["prefill"] * 1.15
     assert 1.15 * least <= over <= 1.2 * 1.001 * least  # 1.15 times the budget is the least there is
-    assert searcher.aimed(found, {"prefill": 2.0}) == found  # nothing is near it
+    assert aimed(searcher, found, {"prefill": 2.0}) == found  # nothing is near it
     roomy = replace(found, budget=Budget((("prefill", 1.5 * least),)))
-    spent = searcher.cost(searcher.aimed(roomy, {}).subnet)["prefill"] / (1.5 * least)
+    spent = searcher.cost(aimed(searcher, roomy, {}).subnet)["prefill"] / (1.5 * least)
     assert 0.8 <= spent <= 0.95
     exact = replace(found, budget=Budget((("disk", searcher.cost(smallest)["disk"]),)))
-    assert searcher.aimed(exact, {}).subnet == smallest  # what nothing can move is used up
+    assert aimed(searcher, exact, {}).subnet == smallest  # what nothing can move is used up
     bits = replace(exact, picked=with_precision(start, 2), freedom=WIDTHS_ONLY)
-    assert searcher.aimed(bits, {}).subnet == smallest
+    assert aimed(searcher, bits, {}).subnet == smallest
 
 
 def test_jointly_infeasible_budgets_stop_before_any_training(study: Study, tmp_path: Path):
