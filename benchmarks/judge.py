@@ -27,27 +27,37 @@ from hwfit.evaluate.target import find_target
 from hwfit.models.llama import load_shape, open_model
 from hwfit.packs import cache_dir
 
+PARTS = ("agreement", "drift")
+
 
 def main() -> int:
     options = parser(__doc__)
     options.add_argument("--model", default="smollm2-135m")
     options.add_argument("--tasks", default=",".join(PAPER), help="comma-separated")
+    options.add_argument("--parts", nargs="+", choices=PARTS, default=PARTS)
     options.add_argument("--documents", type=int, default=20, help="a task")
+    options.add_argument("--rows", type=int, default=8, help="of 128 tokens a domain")
+    options.add_argument("--context", type=int, default=1024, help="tokens of a long sequence")
     options.add_argument("--block", type=int, help="the one that is zeroed; default: the middle one")
     options.add_argument("--threads", type=int, default=2)
     args = options.parse_args()
-    tasks, source, figures, start = parse_tasks(args.tasks), open_model(args.model), {}, time.perf_counter()
-    block = load_shape(source).blocks // 2 if args.block is None else args.block
-    with _copy(source) as same, _copy(source, block) as broken:
-        for name in tasks:
-            n, differing = agreement(same, name, args.documents, args.threads)
-            figures |= {f"{name} documents": n, f"{name} differing from stock lm-eval": differing}
-        targets = [find_target(str(folder), threads=args.threads) for folder in (source, same, broken)]
-        probe = Probe(dict.fromkeys(tasks, 0), args.documents)
-        for label, compressed in zip(("same", f"block {block} zeroed"), targets[1:], strict=True):
-            drift = find_drift(targets[0], compressed, probe, Limits())
+    tasks, source, start = parse_tasks(args.tasks), open_model(args.model), time.perf_counter()
+    figures: dict[str, float] = {}
+    if "agreement" in args.parts:
+        with _copy(source) as same:
+            for name in tasks:
+                n, differing = agreement(same, name, args.documents, args.threads)
+                figures |= {f"{name} documents": n, f"{name} differing from stock lm-eval": differing}
+                print(f"{name}: {differing} of {n} documents answered otherwise than by stock lm-eval", flush=True)
+    if "drift" in args.parts:
+        block = load_shape(source).blocks // 2 if args.block is None else args.block
+        probe = Probe(dict.fromkeys(tasks, 0), args.documents, args.rows, context=args.context)
+        original = find_target(str(source), threads=args.threads)
+        for label, zeroed in (("same", None), (f"block {block} zeroed", block)):
+            with _copy(source, zeroed) as copy:
+                drift = find_drift(original, find_target(str(copy), threads=args.threads), probe, Limits())
             figures |= {f"{label}: {what}": value for what, value in drift_figures(drift).items()}
-            print("\n".join(f"{label}: {failure}" for failure in drift.failures))
+            print("\n".join(f"{label}: {told}" for told in drift.failures or ("within all limits",)), flush=True)
     publish("judge", {**figures, "minutes": (time.perf_counter() - start) / 60}, args.json)
     return 0
 

@@ -39,7 +39,9 @@ def main() -> int:
 
 def _apart(name: str, keep: Path, seconds: float, start: int) -> Outcome:
     """`fuzz` in a process of its own, so that one that dies (a library's fault) counts as a crash."""
-    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload([fuzz.__module__])  # torch and the rest are loaded once, not once a target
+    with ProcessPoolExecutor(1, context) as pool:
         try:
             return pool.submit(fuzz, name, keep, seconds, start=start).result()
         except BrokenProcessPool as error:

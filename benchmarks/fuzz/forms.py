@@ -14,6 +14,7 @@ from typing import Any
 
 import gguf
 import numpy as np
+import onnx
 import pyarrow as pa
 import pyarrow.parquet as pq
 import yaml
@@ -102,6 +103,20 @@ def _gguf_value(data: bytes) -> Any:
         return {"fields": fields, "tensors": {t.name: [int(n) for n in reversed(t.shape)] for t in reader.tensors}}
 
 
+def _properties(data: bytes) -> Any:
+    """ONNX: the metadata, and the rest as text that nothing decodes."""
+    model = onnx.ModelProto.FromString(data)
+    properties = {p.key: p.value for p in model.metadata_props}
+    del model.metadata_props[:]
+    return {"properties": properties, "body": model.SerializeToString().hex()}
+
+
+def _with_properties(value: Any) -> bytes:
+    model = onnx.ModelProto.FromString(bytes.fromhex(value["body"]))
+    onnx.helper.set_model_props(model, value["properties"])
+    return model.SerializeToString()
+
+
 _LAUGHS = b"".join(b"%c: &%c [%s]\n" % (97 + i, 97 + i, b", ".join([b"*%c" % (96 + i)] * 9)) for i in range(1, 9))
 
 JSON = Form(json.loads, _json, (b"[" * DEEP, b'{"a":' * DEEP, b"null", b"1e999", b"\xff\xfe{}", b"9" * 5000))
@@ -125,4 +140,5 @@ CSV = Form(_rows, _csv, (b"m,n,k,precision,latency_s\n", b'"', b"a\0b", b"m,m,m\
 SAFETENSORS = Form(_header, _with_header, (struct.pack("<Q", 2**63), struct.pack("<Q", 2) + b"{}"))
 PARQUET = Form(_columns, _parquet, (b"PAR1PAR1", b"PAR1" + b"\0" * 8 + b"PAR1"))
 GGUF = Form(_gguf_value, gguf_bytes, (b"GGUF", b"GGUF" + struct.pack("<IQQ", 3, 2**40, 2**40)))
+ONNX = Form(_properties, _with_properties)
 TEXT = Form(lambda data: data.decode().split("\n"), lambda value: "\n".join(map(str, value)).encode())

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 
 import torch
 import yaml
 from safetensors.torch import save_file
 
-from benchmarks.fuzz.forms import CSV, GGUF, JSON, PARQUET, SAFETENSORS, TEXT, YAML, Form, gguf_bytes
+from benchmarks.fuzz.forms import CSV, GGUF, JSON, PARQUET, SAFETENSORS, TEXT, YAML, gguf_bytes
+from benchmarks.fuzz.run_targets import RUN_TARGETS
+from benchmarks.fuzz.target import CONFIG, OUT, SHAPE, SUBNET, Target
 from hwfit.bench import kept_times
 from hwfit.deploy.bundle import load_bundle, random_bundle, save_bundle
 from hwfit.kernels.op import linear
@@ -31,38 +32,10 @@ from hwfit.search.choice import Choice
 from hwfit.search.optimise import StepLog
 from hwfit.space_files import open_space
 from hwfit.stages import Stages
-from hwfit.subnet import ModelShape, Subnet
+from hwfit.subnet import Subnet
 from hwfit.workload import PHASES, Workload
 
-OUT = "out"
-"""Where, in its folder, a reader may write."""
-SHAPE = ModelShape(hidden=64, heads=4, kv_heads=2, head_size=16, mlp=64, blocks=2, vocab=32)
-CONFIG = {
-    "architectures": ["LlamaForCausalLM"],
-    "model_type": "llama",
-    "hidden_size": SHAPE.hidden,
-    "num_attention_heads": SHAPE.heads,
-    "num_key_value_heads": SHAPE.kv_heads,
-    "head_dim": SHAPE.head_size,
-    "intermediate_size": SHAPE.mlp,
-    "num_hidden_layers": SHAPE.blocks,
-    "vocab_size": SHAPE.vocab,
-    "rms_norm_eps": 1e-5,
-    "max_position_embeddings": 128,
-    "rope_theta": 5000.0,
-    "tie_word_embeddings": True,
-}
-SUBNET = Subnet.whole(SHAPE, "w4a8g32", "w8a8")
 DEVICE = "fuzz"
-
-
-@dataclass(frozen=True)
-class Target:
-    """`write` makes valid files in a folder; `read` reads them again. `forms` of the files to damage, by pattern."""
-
-    write: Callable[[Path], object]
-    read: Callable[[Path], object]
-    forms: Mapping[str, Form]
 
 
 def _write_table(folder: Path) -> None:
@@ -190,4 +163,5 @@ TARGETS: dict[str, Target] = {
         lambda f: read_texts(f / "t.jsonl"),
         {"t.jsonl": TEXT},
     ),
+    **RUN_TARGETS,
 }

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -12,10 +11,10 @@ from torch import Tensor
 
 from hwfit.errors import HwfitError
 from hwfit.evaluate.deployed import answers_file, open_scorer
+from hwfit.evaluate.kept import read_kept, write_kept
 from hwfit.evaluate.perplexity import Perplexity, perplexity
 from hwfit.evaluate.score import Score
 from hwfit.evaluate.tasks import JUDGED
-from hwfit.files import write_text
 from hwfit.models.llama import load_tokenizer
 from hwfit.models.text import heldout_texts, pack_tokens
 from hwfit.packs import sha256
@@ -67,8 +66,7 @@ def judge(
     weights = path.with_name(f"{path.name}.data")  # of a large graph
     held = sha256(weights).encode() if weights.exists() else b""
     key = hashlib.sha256(path.read_bytes() + held + repr(exam).encode() + tokens.numpy().tobytes()).hexdigest()
-    kept = path.parent / FILE
-    if kept.exists() and (raw := json.loads(kept.read_text())).get("key") == key:
+    if raw := read_kept(path.parent / FILE, key):
         scores = {t: Score(**{**s, "per_document": tuple(s["per_document"])}) for t, s in raw["accuracy"].items()}
         return Quality(Perplexity(**raw["perplexity"]), scores)
     from hwfit.evaluate.lm_harness import accuracy  # lm-eval takes seconds to load, and only judging needs it
@@ -78,7 +76,7 @@ def judge(
         perplexity(model, tokens, progress=progress),
         accuracy(model, load_tokenizer(path.parent), exam.tasks, exam.documents, progress),
     )
-    write_text(kept, json.dumps({"key": key, **asdict(quality)}))
+    write_kept(path.parent / FILE, key, asdict(quality))
     return quality
 
 

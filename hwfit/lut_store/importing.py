@@ -8,6 +8,7 @@ One row a cell. Sizes mean what they do in `kernels.op.Op`.
 
 from __future__ import annotations
 
+import re
 import time
 import uuid
 from collections.abc import Hashable, Mapping
@@ -16,6 +17,7 @@ from typing import Any, get_args
 
 import pandas as pd
 import pyarrow as pa
+import pyarrow.parquet as pq
 
 from hwfit.errors import HwfitError, nearest, raise_all
 from hwfit.files import is_number
@@ -32,6 +34,7 @@ AGREE = 0.05
 """Two rows of one cell may differ by this share; the first is kept."""
 SHOWN = 20
 LARGEST = 2**28
+INDEX = re.compile(r"__index_level_\d+__")
 
 
 def import_file(path: Path, device: str, table: Table, facts: Facts | None = None) -> int:
@@ -97,8 +100,14 @@ def imported_row(op: Op, run: RunInfo, **fields: Any) -> Measurement:
     )
 
 
+def _parquet(path: Path) -> pd.DataFrame:
+    """The columns of a file, but for an index that pandas wrote, and whatever its notes in it say."""
+    table = pq.read_table(path).replace_schema_metadata(None)
+    return table.select([name for name in table.column_names if not INDEX.fullmatch(name)]).to_pandas()
+
+
 def _load(path: Path) -> pd.DataFrame:
-    readers = {".csv": pd.read_csv, ".parquet": pd.read_parquet}
+    readers = {".csv": pd.read_csv, ".parquet": _parquet}
     if path.suffix not in readers:
         raise HwfitError(f"{path}: unknown kind of file; {nearest(path.suffix, readers)}")
     try:

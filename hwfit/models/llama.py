@@ -83,7 +83,15 @@ def load_weights(directory: Path) -> dict[str, Tensor]:
 
 
 def load_tokenizer(directory: Path) -> PreTrainedTokenizerBase:
-    return AutoTokenizer.from_pretrained(directory, local_files_only=True, trust_remote_code=False)
+    """Raises `HwfitError` for a tokenizer that is missing or damaged."""
+    try:
+        return AutoTokenizer.from_pretrained(directory, local_files_only=True, trust_remote_code=False)
+    except Exception as error:  # transformers and tokenizers raise many types, also plain Exception
+        told = " ".join(str(error).split())[:200]
+        raise HwfitError(
+            f"{directory}: no tokenizer that can be read ({type(error).__name__}: {told}); copy the tokenizer files of "
+            "the original model there"
+        ) from error
 
 
 def torch_model(config: Mapping[str, Any], weights: Mapping[str, Tensor]) -> LlamaForCausalLM:

