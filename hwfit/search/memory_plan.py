@@ -14,7 +14,7 @@ from hwfit.errors import HwfitError, raise_all
 from hwfit.precision import Precision
 from hwfit.search.distil import DistilSettings
 from hwfit.search.optimise import SearchSettings
-from hwfit.search.scale_model import STAGES, TOP, Held, held
+from hwfit.search.scale_model import STAGES, TOP, Held, Job, held
 from hwfit.search.study import StudySettings
 from hwfit.space import Space
 from hwfit.subnet import Subnet
@@ -45,7 +45,8 @@ class Run:
         n = self.processes
         search = replace(self.search, sequences=max(1, self.search.sequences // n))
         distil = replace(self.distil, sequences=max(1, self.distil.sequences // n))
-        found = held(self.config, self.space, self.study.seq, search, distil, self.dtype, stages or STAGES, self.gpu)
+        job = Job(self.config, self.space, self.study.seq, search, distil, self.dtype, self.gpu)
+        found = held(job, stages or STAGES)
         rows = max(0, self.study.train + self.study.validation - 8)  # the scale model keeps the answers for 8
         answers = rows * self.study.seq * (12 * TOP + 8)
         found = {name: replace(h, weights=h.weights + answers) for name, h in found.items()}

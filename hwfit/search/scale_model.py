@@ -128,9 +128,11 @@ def scaled(space: Space, s: int, blocks: int) -> Space:
 
 
 @dataclass(frozen=True)
-class _Job:
-    """A search that is run small: `gpu` has the moments of activations outside, and takes a whole weight at a time in
-    the quantisers' search."""
+class Job:
+    """A search whose bytes are asked for, at `seq` tokens a sequence, computing in `dtype`.
+
+    On a `gpu` the moments of activations stay outside, and the quantisers' search takes a whole weight at a time.
+    """
 
     config: Mapping[str, Any]
     space: Space
@@ -138,9 +140,9 @@ class _Job:
     search: SearchSettings
     distil: DistilSettings
     dtype: torch.dtype
-    gpu: bool
+    gpu: bool = False
 
-    def small(self, s: int, blocks: int) -> _Job:
+    def small(self, s: int, blocks: int) -> Job:
         """Of a model of `blocks` blocks, its widths and tokens divided by `s`."""
         space = scaled(self.space, s, blocks)
         shape = space.shape
@@ -150,27 +152,17 @@ class _Job:
         return replace(self, config=config | sizes, space=space, seq=max(1, self.seq // s))
 
 
-def held(
-    config: Mapping[str, Any],
-    space: Space,
-    seq: int,
-    search: SearchSettings,
-    distil: DistilSettings,
-    dtype: torch.dtype,
-    stages: Iterable[str] = STAGES,
-    gpu: bool = False,
-    factor: int | None = None,
-) -> dict[str, Held]:
-    """Every stage's bytes at `seq` tokens a sequence, all blocks and widths kept, computing in `dtype`."""
-    s = factor or factor_of(space.shape, space)
-    job, blocks, wanted = _Job(config, space, seq, search, distil, dtype, gpu), space.shape.blocks, set(stages)
+def held(job: Job, stages: Iterable[str] = STAGES, factor: int | None = None) -> dict[str, Held]:
+    """Every stage's bytes with all blocks and widths kept; from a model `factor` times narrower."""
+    space, gpu, wanted = job.space, job.gpu, set(stages)
+    s, blocks = factor or factor_of(space.shape, space), space.shape.blocks
     gc.collect()
     gc.freeze()  # what there was before need not be looked at again and again
     try:
         one, two = (_Run(job.small(s, n), max(1, TOP // s)).stages(wanted) for n in (1, 2))
     finally:
         gc.unfreeze()
-    ranks = dict.fromkeys(one, search.rank) | {"distil": distil.lora.rank}
+    ranks = dict.fromkeys(one, job.search.rank) | {"distil": job.distil.lora.rank}
     real = {n: one[n].at(two[n], blocks).real(s, ranks[n], copies(n, gpu)) for n in one}
     if gpu and "what each choice costs" in real:
         found = real["what each choice costs"]
@@ -182,7 +174,7 @@ def held(
 class _Run:
     """The stages of a small job in their order; the teacher keeps `top` tokens a position."""
 
-    def __init__(self, job: _Job, top: int):
+    def __init__(self, job: Job, top: int):
         self.space, self.shape, self.config = job.space, job.space.shape, job.config
         self.search, self.distil, self.dtype, self.gpu = job.search, job.distil, job.dtype, job.gpu
         self.rows = max(8, job.search.sequences, job.search.judged, job.distil.sequences)

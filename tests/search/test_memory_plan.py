@@ -18,7 +18,7 @@ from hwfit.search.importance import measure_importance, order_model
 from hwfit.search.live_bytes import LiveBytes
 from hwfit.search.memory_plan import KINDS, Plan, Run, _changes, parse_bytes, plan_memory, surely_fits
 from hwfit.search.optimise import SearchSettings
-from hwfit.search.scale_model import Held, factor_of, held, largest
+from hwfit.search.scale_model import Held, Job, factor_of, held, largest
 from hwfit.search.study import StudySettings
 from hwfit.search.supernet import Supernet
 from hwfit.search.teacher import distillation_loss, make_targets
@@ -60,7 +60,7 @@ def student(distil: DistilSettings):
 @pytest.mark.parametrize("method", ["full", "lora"])
 def test_a_student_holds_what_is_planned(method: str):
     distil = DistilSettings(sequences=SEQUENCES, method="lora" if method == "lora" else "full", lora=Lora(rank=4))
-    planned = held(CONFIG, SPACE, SEQ, SEARCH, distil, torch.float32, ["distil"], factor=1)["distil"]
+    planned = held(Job(CONFIG, SPACE, SEQ, SEARCH, distil, torch.float32), ["distil"], factor=1)["distil"]
     net, loss, saved = student(distil)
     trained = [p for p in net.parameters() if p.requires_grad]
     optimizer = torch.optim.AdamW(trained, fused=True)
@@ -75,7 +75,9 @@ def test_a_student_holds_what_is_planned(method: str):
 def test_recomputing_blocks_saves_memory_and_changes_nothing():
     distil = DistilSettings(sequences=SEQUENCES)
     lean = replace(distil, recompute=True)
-    plans = [held(CONFIG, SPACE, SEQ, SEARCH, d, torch.float32, ["distil"], factor=1)["distil"] for d in (distil, lean)]
+    plans = [
+        held(Job(CONFIG, SPACE, SEQ, SEARCH, d, torch.float32), ["distil"], factor=1)["distil"] for d in (distil, lean)
+    ]
     assert plans[1].saved < 0.6 * plans[0].saved
     (net, loss, _), (again, same, _) = student(distil), student(lean)
     loss.backward()
@@ -86,7 +88,7 @@ def test_recomputing_blocks_saves_memory_and_changes_nothing():
 
 
 def test_a_supernet_holds_what_is_planned():
-    planned = held(CONFIG, SPACE, SEQ, SEARCH, DistilSettings(), torch.float32, ["supernet weights"], factor=1)
+    planned = held(Job(CONFIG, SPACE, SEQ, SEARCH, DistilSettings(), torch.float32), ["supernet weights"], factor=1)
     weights = random_weights()
     ordered = order_model(weights, SHAPE, measure_importance(weights, CONFIG, torch.zeros(2, 8).long(), progress=False))
     net = Supernet(ordered.weights, CONFIG, SPACE, (0, 1, 2), ordered.energy, SEARCH.rank)
@@ -103,8 +105,8 @@ def test_a_scale_model_tells_of_the_model():
     config, shape = llama(hidden_size=256, head_dim=64, intermediate_size=512, vocab_size=1024, num_hidden_layers=5)
     space = replace(Space.default(shape, ("w32", "w8a8g32", "w4a8g32"), multiple=32), head_size=(64,))
     assert factor_of(shape, space) == 2
-    rules = (config, space, 64, SEARCH, DistilSettings(method="lora"), torch.bfloat16)
-    small, real = held(*rules, factor=2), held(*rules, factor=1)
+    job = Job(config, space, 64, SEARCH, DistilSettings(method="lora"), torch.bfloat16)
+    small, real = held(job, factor=2), held(job, factor=1)
     for stage, h in real.items():
         assert small[stage].peak == pytest.approx(h.peak, rel=0.03), stage
         assert small[stage].weights == pytest.approx(h.weights, rel=0.02), stage
