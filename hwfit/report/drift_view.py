@@ -75,7 +75,7 @@ def _marks(figure: go.Figure, title: str, symbol: str, some: list[tuple[int, str
 def flip_drift(drift: Drift) -> go.Figure:
     """A bar a benchmark: shares of its documents whose answer changed, by how."""
     names = [f"{escape(name)} ({f.n})" for name, f in drift.flips.items()]
-    figure = new_figure(84 + 26 * len(names), "documents with another answer, %", "")
+    figure = new_figure(84 + 26 * len(names), "answers that changed, %", "")
     figure.update_layout(barmode="stack", bargap=0.4, margin={"l": 8, "r": 10, "t": 8, "b": 44})
     figure.update_yaxes(type="category", autorange="reversed")
     most = max([100 * f.changed for f in drift.flips.values()] + [100 * drift.limits.flips])
