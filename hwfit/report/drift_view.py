@@ -38,7 +38,7 @@ def prediction_drift(drift: Drift) -> go.Figure:
         **AXIS,
         "domain": [0.54, 1.0],
         "anchor": "y",
-        **log_axis([*kls, limits.kl or LEAST_KL], most=3),
+        **log_axis([*kls, max(limits.kl, LEAST_KL)], most=3),
         "tickangle": 0,
     }
     figure.update_layout(margin={"l": 8, "r": 10, "t": 20, "b": 46}, xaxis2=right)
@@ -49,7 +49,7 @@ def prediction_drift(drift: Drift) -> go.Figure:
     labels = [f"{escape(name)}" for _, name, _ in entries]
     lines: dict[str, Any] = {"tickmode": "array", "tickvals": list(range(len(entries))), "ticktext": labels}
     figure.update_layout(yaxis={**lines, "range": ends[::-1], "tickfont": {"size": 11}})
-    for value, axis in ((1.0, "x"), (1 + limits.perplexity, "x"), (limits.kl or LEAST_KL, "x2")):
+    for value, axis in ((1.0, "x"), (1 + limits.perplexity, "x"), (max(limits.kl, LEAST_KL), "x2")):
         guide(figure, [value, value], ends, xaxis=axis)
     for group, (title, symbol) in GROUPS.items():
         some = [(i, name, d) for i, (g, name, d) in enumerate(entries) if g == group]
@@ -75,7 +75,7 @@ def _marks(figure: go.Figure, title: str, symbol: str, some: list[tuple[int, str
 def flip_drift(drift: Drift) -> go.Figure:
     """A bar a benchmark: shares of its documents whose answer changed, by how."""
     names = [f"{escape(name)} ({f.n})" for name, f in drift.flips.items()]
-    figure = new_figure(84 + 26 * len(names), "documents with another answer, %", "")
+    figure = new_figure(84 + 26 * len(names), "answers that changed, %", "")
     figure.update_layout(barmode="stack", bargap=0.4, margin={"l": 8, "r": 10, "t": 8, "b": 44})
     figure.update_yaxes(type="category", autorange="reversed")
     most = max([100 * f.changed for f in drift.flips.values()] + [100 * drift.limits.flips])

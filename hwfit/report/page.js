@@ -172,10 +172,10 @@ function save(plot, format) {
   const {data, layout} = dressed(plot, width);
   const title = {text: `${plot.place.getAttribute('aria-label')}<br><sub>${document.title}</sub>`, x: 0, xref: 'paper', y: 1, yref: 'container', yanchor: 'top'};
   const lines = 2 + Math.floor(data.filter(trace => trace.showlegend !== false && trace.name).length / (half ? 4 : 6));
-  const margin = {...layout.margin, t: layout.margin.t + 48, b: layout.margin.b + 22 * lines};
+  const margin = {...layout.margin, t: layout.margin.t + 58, b: layout.margin.b + 8 + 22 * lines};
   const legend = {orientation: 'h', x: 0, y: 0, yref: 'container', yanchor: 'bottom', itemwidth: 30};
-  const height = layout.height + 48 + 22 * lines;
-  const dress = {title: {...title, pad: {t: 10}, font: {size: 15}}, showlegend: true, legend, margin, height};
+  const height = layout.height + 66 + 22 * lines;
+  const dress = {title: {...title, pad: {t: 24}, font: {size: 15}}, showlegend: true, legend, margin, height};
   return Plotly.downloadImage(
     {data, layout: {...layout, ...dress}},
     {format, width, height, scale: format === 'png' ? 2 : 1, filename: plot.place.id},
