@@ -88,10 +88,10 @@ def test_two_processes_go_back_alike_and_when_killed_to_the_same(tmp_path: Path)
     """A rate far too high: each returns to its own shards of the snapshot, which a checkpoint holds whole."""
     rules = ("--act-bits", "16", "--distil-lr", "10", "--distil-steps", "12")
     whole, killed = tmp_path / "whole" / "run", tmp_path / "killed" / "run"
-    job(whole, *rules, processes=2)
+    pair(whole, *rules)
     with pytest.raises(AssertionError):
-        job(killed, *rules, "--die-at", "distil-a:9", processes=2)
-    job(killed, *rules, processes=2)
+        pair(killed, *rules, "--die-at", "distil-a:9")
+    pair(killed, *rules)
     logs = [
         [(row["step"], row["loss"], row["went_back"]) for row in read_steps(run / "logs" / "distil-a.csv")]
         for run in (whole, killed)
