@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-GIGABYTES = 4  # what a worker takes with a real model, and the processes it starts
+GIGABYTES = 3  # what a worker takes with a real model, and the processes it starts
 MOST = 8  # more workers start more interpreters, each with its imports and fixtures, than they save
 
 # Read when triton is imported, which transformers does as well: its kernels then run in Python, on CPU tensors.

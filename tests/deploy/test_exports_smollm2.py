@@ -26,8 +26,8 @@ TEXTS = (
 
 def real(folder: Path, choices: tuple[str, ...]) -> Bundle:
     whole = Subnet.whole(load_shape(folder), "w32", "w8a8g32")
-    kept = tuple(b for b in range(30) if b not in (10, 20))
-    subnet = dataclasses.replace(whole, mlp=(1280,) * 28, blocks=kept, precision=whole.precision[:28])
+    kept = tuple(range(0, 30, 3))
+    subnet = dataclasses.replace(whole, mlp=(1280,) * 10, blocks=kept, precision=whole.precision[:10])
     subnet = random_precisions(subnet, 0, choices)
     return quantise_bundle(load_weights(folder), load_shape(folder), load_config(folder), subnet)
 

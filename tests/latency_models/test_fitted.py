@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +11,7 @@ from gpu_table import DEVICE, MS, WIDTHS, attention_seconds, true_seconds, write
 
 from hwfit.errors import HwfitError
 from hwfit.kernels.op import Op, linear
-from hwfit.latency_models import fitted
+from hwfit.latency_models import contenders, fitted
 from hwfit.latency_models.advise import advise, uniform_seconds
 from hwfit.latency_models.estimate import DataMiss
 from hwfit.latency_models.fitted import Fitted
@@ -23,6 +24,14 @@ from hwfit.workload import Workload
 
 UNMEASURED = [(WIDTHS[i], WIDTHS[(3 * i + 2) % 9]) for i in range(1, 8)]
 SHAPE = ModelShape(2048, 32, 8, 128, 8192, 4, 8192)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_bag() -> Iterator[None]:
+    """A contest's twenty fits in a third of the time; test_contest fits all bags."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(contenders, "BAGS", 1)
+        yield
 
 
 @pytest.fixture(scope="module")
