@@ -8,7 +8,7 @@ from hwfit.latency_models.whole import WholeModel
 from hwfit.search.budget import Budget
 from hwfit.space import Space
 from hwfit.subnet import LINEARS, Subnet
-from hwfit.workload import PHASES, Workload
+from hwfit.workload import PHASES, PhaseName, Workload
 
 LEAST_BITS = 4
 """Below it a whole model is of no use without training."""
@@ -20,8 +20,8 @@ def fastest_uniform(space: Space, latency: WholeModel, workload: Workload, limit
     In the phase that is limited, decode if both or neither are; None where the space has no such precision.
     The LM head has the same precision where the space lets it, else the fastest it may have.
     """
-    limited = [phase for phase in PHASES if limits.as_dict().get(phase)]
-    phase = workload.phase((*limited, *PHASES)[0])
+    limited: list[PhaseName] = [name for name in PHASES if limits.as_dict().get(name)]
+    phase = workload.phase(limited[0] if limited else PHASES[0])
     heads = [space.precisions[i] for i in space.options("lm_head")]
     linears = [space.precisions[i] for i in space.options(LINEARS[0])]
     offered = [p for p in linears if not p.is_float and p.weight_bits >= LEAST_BITS]
