@@ -93,10 +93,11 @@ def walk(folder: Path, cache: Path, everything: bool, pages: list[str] | None = 
 def typed(page: str, step: Step, where: Path, environment: Mapping[str, str], program: str = "") -> Typed:
     """Type one step, `program` being the page's Python up to it; what it says is shown if it fails."""
     command = ["bash", "-c", step.text] if step.kind == "bash" else ["python", "-c", program]
-    console.print(f"{page}: {label(step)}", markup=False, highlight=False, soft_wrap=True)
     start = time.monotonic()
     ran = subprocess.run(command, cwd=where, env=dict(environment), capture_output=True, text=True)
     one = Typed(page, step, time.monotonic() - start, ran.returncode)
+    ended = f"{one.seconds:.1f} s, exit code {one.code}"
+    console.print(f"{page}: {label(step)}: {ended}", markup=False, highlight=False, soft_wrap=True)
     if one.failed:
         console.print((ran.stdout + ran.stderr)[-3000:], markup=False, highlight=False)
     return one
