@@ -124,7 +124,7 @@ YAML = Form(
     yaml.safe_load,
     lambda value: yaml.safe_dump(value).encode(),
     (
-        b"[" * 2000,
+        b"[" * 1000,
         b"a: &a [1, 1, 1, 1]\n" + _LAUGHS + b"mlp: *i\n",
         b"mlp: {range: [1, 4000000000]}",
         b"mlp: {fractions: [.nan]}",
