@@ -93,10 +93,10 @@ RUN_TARGETS: dict[str, Target] = {
         {"g.onnx": ONNX},
     ),
     "drift": Target(_write_drift, lambda f: read_drift(f / "drift.json"), {"drift.json": JSON}),
-    "answers": Target(_write_answers, _read_answers, {"k.json": JSON}),
+    "answers": Target(_write_answers, _read_answers, {"k.json": JSON}, refuses=False),
     "measured": Target(_measured, _measured, {f"{OUT}/m.json": JSON}),
     "questions": Target(_write_requests, lambda f: load_requests(f / "r.safetensors"), {"*.safetensors": SAFETENSORS}),
-    "origin": Target(_write_origin, Origin.of, {"*.json": JSON, "README.md": TEXT}),
+    "origin": Target(_write_origin, Origin.of, {"*.json": JSON, "README.md": TEXT}, refuses=False),
     "import parquet": Target(
         lambda f: pd.DataFrame(CELLS).to_parquet(f / "i.parquet"),
         lambda f: import_file(f / "i.parquet", "fuzz", Table(f / OUT)),

@@ -32,8 +32,12 @@ SUBNET = Subnet.whole(SHAPE, "w4a8g32", "w8a8")
 
 @dataclass(frozen=True)
 class Target:
-    """`write` makes valid files in a folder; `read` reads them again. `forms` of the files to damage, by pattern."""
+    """`write` makes valid files in a folder; `read` reads them again. `forms` of the files to damage, by pattern.
+
+    Without `refuses` a damaged file counts as none, and is no error.
+    """
 
     write: Callable[[Path], object]
     read: Callable[[Path], object]
     forms: Mapping[str, Form]
+    refuses: bool = True
