@@ -15,7 +15,7 @@ demo: $(STAMP)
 	$(BIN)/hwfit demo --out runs/demo
 
 test: $(STAMP)
-	$(BIN)/python -m pytest -n auto --dist worksteal
+	$(BIN)/python -m pytest -n auto --dist loadfile --no-loadscope-reorder
 
 lint: $(STAMP)
 	$(BIN)/ruff check .

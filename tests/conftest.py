@@ -23,6 +23,8 @@ if workers := os.environ.get("PYTEST_XDIST_WORKER_COUNT"):
     # Read when torch and numpy are imported, also by the processes that tests start: workers share the cores.
     for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
         os.environ.setdefault(name, str(max(1, cores() // int(workers))))
+    for name in ("COLUMNS", "LINES"):  # a worker is given a terminal's; tests that mind the width set their own
+        os.environ.pop(name, None)
 
 
 @pytest.hookimpl(optionalhook=True)
@@ -34,7 +36,7 @@ def pytest_xdist_auto_num_workers() -> int:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Workers get the files with slow tests first: the last test to run, alone, is then a short one."""
+    """Workers get the files with slow tests first: the last file to run, alone, is then a short one."""
     if "PYTEST_XDIST_WORKER" in os.environ:
         slow = {item.path for item in items if item.get_closest_marker("slow")}
         items.sort(key=lambda item: item.path not in slow)

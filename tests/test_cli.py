@@ -15,7 +15,9 @@ from hwfit import cli, commands
 from hwfit.errors import HwfitError
 from hwfit.lut_store.shipped import open_table
 from hwfit.lut_store.table import Table
+from hwfit.profiler import protocol
 from hwfit.profiler.device import fingerprint
+from hwfit.profiler.protocol import Rules
 from hwfit.subnet import ModelShape, Subnet
 
 SHAPE = ModelShape(192, 6, 3, 32, 256, 6, 512)
@@ -30,7 +32,10 @@ def model(tmp_path_factory) -> Path:
 def tables(model: Path, tmp_path_factory) -> Path:
     """A real table of the small model on this machine, a few seconds of measuring."""
     folder = tmp_path_factory.mktemp("tables")
-    commands.profile(str(model), tables=folder, minutes=1.0, precision=["w32", "w4a8g32"], coarse=True, whole_models=3)
+    short = Rules(seconds=0.1, min_rounds=8, max_rounds=24)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(protocol.RULES, "cpu", short)
+        commands.profile(str(model), tables=folder, precision=["w32", "w4a8g32"], coarse=True, whole_models=0)
     return folder
 
 
