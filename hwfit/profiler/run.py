@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import subprocess
 import time
@@ -79,6 +80,7 @@ def profile(
     Raises `HwfitError` for an unknown device, an inconsistent space, a bad part, and a folder that cannot be written.
     """
     start = time.monotonic()
+    gc.freeze()  # what is imported need not be collected before every batch
     if minutes is not None and not minutes > 0:
         raise HwfitError(f"--minutes {minutes} must be above 0, such as 4")
     space.check()
