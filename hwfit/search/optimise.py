@@ -62,7 +62,7 @@ class SearchSettings:
     evaluations: int | None = None
 
     def training(self) -> SearchSettings:
-        """Without what a run that goes on from a checkpoint may change: learning rates, checkpoints, logs, strategy, aim."""
+        """Without what a run that goes on from a checkpoint may change: rates, checkpoints, logs, strategy and aim."""
         return replace(
             self,
             lr_architecture=0,
