@@ -186,13 +186,13 @@ def search(
     evaluations: Annotated[
         int | None, typer.Option(help="Subnets whose loss is measured [default: what a joint search measures]")
     ] = None,
+    aim: Annotated[float, typer.Option(help="Share of a budget to use as measured; a quiet device allows more")] = 0.95,
 ) -> None:
     """Search MODEL for the best subnet under every --budget at once, distil it and export it."""
     rules = (text, precision or (), steps, distil_steps, front, train_on, space, data, judge)
     rates = (sequences, distil, hidden, lr, supernet_lr, architecture_lr, recompute, checkpoint_minutes, tensorboard)
-    _commands().search(
-        model, budget or (), out, device, tables, *rules, *rates, dry_run, config, gpu_memory, strategy, evaluations
-    )
+    choosing = (strategy, evaluations, aim)
+    _commands().search(model, budget or (), out, device, tables, *rules, *rates, dry_run, config, gpu_memory, *choosing)
 
 
 @app.command()

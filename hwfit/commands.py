@@ -136,6 +136,7 @@ def search(
     gpu_memory: str | None = None,
     strategy: str = "joint",
     evaluations: int | None = None,
+    aim: float = 0.95,
 ) -> dict[str, Path]:
     """Search MODEL for the best subnet under every --budget at once, distil it and export it to OUT.
 
@@ -148,10 +149,11 @@ def search(
     explained at `Training`. `dry_run` prints the memory plan and stops. Under torchrun all processes train, and the
     first one measures, writes and prints. Raises `HwfitError` before anything trains for budgets that cannot be met,
     too little memory or too little text. `strategy` is how subnets are chosen (`hwfit.search.strategies`), by the
-    measured loss of `evaluations` of them (default: what a joint search measures).
+    measured loss of `evaluations` of them (default: what a joint search measures). `aim` is the share of each budget
+    that re-measured subnets are to use: the rest is for slower minutes of the device.
     """
     rates = (sequences, lr, supernet_lr, architecture_lr)
-    rest = (checkpoint_minutes, tensorboard, strategy, evaluations)
+    rest = (checkpoint_minutes, tensorboard, strategy, evaluations, aim)
     training = Training(steps, distil_steps, *rates, distil, hidden, recompute, *rest)
     training.check()
     if dry_run:

@@ -5,10 +5,10 @@ from __future__ import annotations
 import json
 from argparse import ArgumentParser, Namespace
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 from benchmarks.joint_vs_sequential.plan import Folder, Job, digest, read_json, subnet_of
+from benchmarks.joint_vs_sequential.rungs import Measure, Rung, settled
 from hwfit.errors import HwfitError
 from hwfit.files import write_text
 from hwfit.models.llama import load_config, load_shape
@@ -19,16 +19,6 @@ from hwfit.subnet import Subnet
 REFERENCES = "references"
 """The cell of what is not searched: the original and whole models at one precision."""
 ORIGINAL = "original"
-
-
-@dataclass(frozen=True)
-class Rung:
-    """One subnet of a ladder; `predicted` seconds of the phase its budget is on."""
-
-    share: float
-    subnet: Subnet
-    predicted: float
-    loss: float
 
 
 def arguments(parser: ArgumentParser) -> None:
@@ -67,45 +57,27 @@ def run(folder: Folder, options: Namespace) -> int:
     return 0
 
 
-def _cell(folder: Folder, jobs: list[Job], measured: Any, options: Namespace) -> dict[str, Any]:
+def _cell(folder: Folder, jobs: list[Job], measured: Measure, options: Namespace) -> dict[str, Any]:
     """Every job's largest rung that holds the budget; all rungs in hand are timed in turns, in every round."""
     ladders = {job.name: distilled(folder, job) if options.again else ladder(folder, job) for job in jobs}
-    limit = folder.plan().budget(jobs[0]).as_dict()[jobs[0].phase]
-    at = {name: 0 for name, rungs in ladders.items() if rungs}
-    times: dict[str, dict[str, Any]] = {}
-    for i in range(options.rounds):
-        times = measured({name: ladders[name][rung].subnet for name, rung in at.items()})
-        lower = {
-            name: _next(ladders[name], at[name], times[name][jobs[0].phase]["p10"], limit * (1 + options.tolerance))
-            for name in at
-        }
-        if options.again or lower == at or i + 1 == options.rounds:
-            break
-        at = lower
+    phase = jobs[0].phase
+    limit = folder.plan().budget(jobs[0]).as_dict()[phase]
+    rounds = 1 if options.again else options.rounds
+    chosen = settled({n: r for n, r in ladders.items() if r}, phase, limit, measured, rounds, options.tolerance)
     out: dict[str, Any] = {
         name: read_json(folder.found(name), "search").get("infeasible", "") for name, r in ladders.items() if not r
     }
     out = {name: {"infeasible": reason} for name, reason in out.items()}
-    for name, rung in at.items():
-        chosen, seconds = ladders[name][rung], times[name][jobs[0].phase]["p10"]
+    for name, (rung, times) in chosen.items():
         out[name] = {
-            "share": chosen.share,
-            "subnet": json.loads(chosen.subnet.to_json()),
-            "predicted": chosen.predicted,
-            "loss": chosen.loss,
-            "measured": times[name],
-            "held": seconds <= limit * (1 + options.tolerance),
+            "share": rung.share,
+            "subnet": json.loads(rung.subnet.to_json()),
+            "predicted": rung.predicted,
+            "loss": rung.loss,
+            "measured": times,
+            "held": times[phase]["p10"] <= limit * (1 + options.tolerance),
         }
     return out
-
-
-def _next(rungs: list[Rung], at: int, seconds: float, limit: float) -> int:
-    """The same rung if it holds, else the largest that would at the same disagreement with its prediction."""
-    if seconds <= limit:
-        return at
-    slower = seconds / rungs[at].predicted
-    fitting = [i for i in range(at + 1, len(rungs)) if rungs[i].predicted * slower <= limit]
-    return fitting[0] if fitting else len(rungs) - 1
 
 
 def ladder(folder: Folder, job: Job) -> list[Rung]:

@@ -25,6 +25,9 @@ from hwfit.search.study import StudySettings, study_of, training_device
 
 TRAIN = 512
 """Training sequences the shared weights see, of those a seed has."""
+SHARES = [1.0, 0.96, 0.92, 0.88, 0.82]
+FINE = [round(1.05 - 0.01 * i, 2) for i in range(18)]
+"""A miss moves a subnet by what it missed, up or down: these are a per cent apart."""
 READY = "supernet.json"
 
 
@@ -37,11 +40,15 @@ class Options:
     device: torch.device
     settings: SearchSettings
     shares: tuple[float, ...]
+    fine: tuple[float, ...] = ()
 
 
 def arguments(parser: ArgumentParser) -> None:
     parser.add_argument("--methods", nargs="+", default=list(METHODS), choices=list(METHODS))
-    parser.add_argument("--shares", type=float, nargs="+", default=[1.0, 0.96, 0.92, 0.88, 0.82], help="rungs")
+    parser.add_argument(
+        "--shares", type=float, nargs="+", default=[1.0, 0.96, 0.92, 0.88, 0.82], help="rungs searched in full"
+    )
+    parser.add_argument("--fine", type=float, nargs="*", default=FINE, help="rungs picked again from where those ended")
     supernet_arguments(parser)
 
 
@@ -64,7 +71,8 @@ def options_of(folder: Folder, options: Namespace) -> Options:
         trials=options.trials,
     )
     shares = tuple(sorted(getattr(options, "shares", ()), reverse=True))
-    return Options(folder, open_model(options.model), training_device(options.train_on), settings, shares)
+    fine = tuple(getattr(options, "fine", ()))
+    return Options(folder, open_model(options.model), training_device(options.train_on), settings, shares, fine)
 
 
 def run(folder: Folder, options: Namespace) -> int:
@@ -99,7 +107,7 @@ def _search(given: Options, names: Iterator[str]) -> None:
         start = time.monotonic()
         out = {**asdict(job), "limit": plan.budget(job).as_dict()[job.phase], "rungs": []}
         try:
-            ladder = METHODS[job.method](searcher, job.name, plan.budget(job), given.shares, job.name)
+            ladder = METHODS[job.method](searcher, job.name, plan.budget(job), given.shares, job.name, given.fine)
         except HwfitError as error:
             ladder, out["infeasible"] = {}, "; ".join(error.problems)
         out["rungs"] = [

@@ -15,30 +15,56 @@ from hwfit.search.strategies.on_supernet import OnSupernet
 from hwfit.search.strategies.picks import uniform_precisions
 
 Ladder = dict[float, Found]
-"""By share of the budget; shares that a method has nothing for are left out."""
-Method = Callable[[Searcher, str, Budget, Sequence[float], str], Ladder]
-"""(searcher, name, budget, shares, checkpoint key); raises `HwfitError` if nothing meets the budget."""
+"""By share of the budget, the largest first; shares that a method has nothing for are left out."""
+Method = Callable[..., Ladder]
+"""See `ladder`, whose first argument the method is; raises `HwfitError` if nothing meets the budget."""
+FEW = 3
+"""Evaluations of a fine rung, and one more for every precision that a whole model is quantised to."""
 
 
-def ladder(strategy: str, searcher: Searcher, name: str, budget: Budget, shares: Sequence[float], key: str) -> Ladder:
-    """Each share from where the one before it ended. All strategies may evaluate as often."""
+def ladder(
+    strategy: str,
+    searcher: Searcher,
+    name: str,
+    budget: Budget,
+    shares: Sequence[float],
+    key: str,
+    fine: Sequence[float] = (),
+) -> Ladder:
+    """Each of `shares` from where the one before it ended. All strategies may evaluate as often.
+
+    `fine` are more shares, above the first one too: each begins where the next larger of `shares` ended (or the first),
+    knows all that was evaluated, and is not walked from. No step of any descent is taken for them.
+    """
     bench, out = OnSupernet(searcher, name, key, strategy), Ladder()
+    uniform = len(uniform_precisions(bench.space))
     count = searcher.settings.evaluations or planned(searcher)
+    at: dict[float, Strategy] = {}
     now: Strategy | None = None
     for share in shares:
-        scaled = budget.scaled(share)
+        limits, most = budget.scaled(share).as_dict(), count
         if now is None:
-            count *= len(uniform_precisions(bench.space))  # one must share them among precisions
-            now = strategy_named(strategy)(bench, scaled.as_dict(), count, searcher.settings.seed)
+            most *= uniform  # one strategy must share its evaluations among precisions
+            now = strategy_named(strategy)(bench, limits, most, searcher.settings.seed)
         else:
-            now = now.again(scaled.as_dict(), count)
+            now = now.again(limits, most)
         try:
-            out[share] = found_by(now, bench, scaled, count)
+            out[share], at[share] = found_by(now, bench, budget.scaled(share), most), now
         except HwfitError:
             if not out:
                 raise
-        count = searcher.settings.evaluations or planned(searcher)
-    return out
+    told = {picked: scored for one in at.values() for picked, scored in one.told.items()}
+    for share in sorted(set(fine) - set(shares)):
+        start = at[min((s for s in at if s >= share), default=max(at))]
+        more = start.again(budget.scaled(share).as_dict(), FEW + uniform)
+        for picked, scored in told.items():
+            more.tell(picked, scored)
+        try:
+            out[share] = found_by(more, bench, budget.scaled(share), FEW + uniform)
+        except HwfitError:
+            continue
+        told |= more.told
+    return dict(sorted(out.items(), reverse=True))
 
 
 METHODS: Mapping[str, Method] = {

@@ -32,6 +32,8 @@ class SearchSettings:
     `candidates` picks of the damage model compete with what the steps found, and the best of them walks to better
     neighbours for up to `trials` measured losses; `evaluations` (default: what these make) is how many losses any
     `strategy` may measure. A pick's loss is measured on `judged` validation sequences.
+    Re-measured subnets are to use the share `aim` of each limit that the device decides: what streams from memory is
+    slower by up to a tenth some minutes later on a shared machine, and the anchors tell of half of that.
     Checkpoints come every `checkpoint_every` steps and every `checkpoint_minutes` (0: by steps alone). `recompute`
     trades time for memory.
     """
@@ -54,12 +56,13 @@ class SearchSettings:
     trials: int = 6
     judged: int = 4
     remeasure_rounds: int = 3
+    aim: float = 0.95
     seed: int = 0
     strategy: str = "joint"
     evaluations: int | None = None
 
     def training(self) -> SearchSettings:
-        """Without what a run that goes on from a checkpoint may change: learning rates, checkpoints, logs, strategy."""
+        """Without what a run that goes on from a checkpoint may change: rates, checkpoints, logs, strategy and aim."""
         return replace(
             self,
             lr_architecture=0,
@@ -70,6 +73,7 @@ class SearchSettings:
             recompute=False,
             strategy="",
             evaluations=None,
+            aim=0,
         )
 
 

@@ -14,21 +14,20 @@ from hwfit.search.joint import NOISE, Found, Searcher, repaired
 from hwfit.search.knapsack import best_by_damage
 from hwfit.subnet import Subnet
 
-AIM = 0.95
-SLACK = 0.94
-"""Share of its budget that a re-measured subnet is aimed at, and that it should use at least: what streams from memory
-is slower by up to a tenth some minutes later on a shared machine, and the anchors tell of half of that. What the subnet
-alone decides (`EXACT`) is used up."""
-AIMS = (AIM, 0.975, 1.0, 1.05, 1.1, 1.2, 1.5)
-"""Shares aimed at, one after the other, until the space has a subnet for one."""
+DOUBT, SLACK = 0.6, 0.2
+"""Shares of what the aim leaves of a budget: up to which a disagreement may be noise, and that may stay unused on top
+of it before a subnet is picked again."""
+BEYOND = (0.975, 1.0, 1.05, 1.1, 1.2, 1.5)
+"""Shares aimed at, one after the other, where the space has no subnet for the one asked for."""
 Pick = Callable[[Searcher, Found, Mapping[str, float]], Found]
 """(searcher, found, metric -> factor by which it is slower than predicted) -> the subnet to have instead."""
 
 
 def aimed(searcher: Searcher, found: Found, slower: Mapping[str, float]) -> Found:
-    """Picked again for a device that takes `slower[metric]` times what is predicted, to use `AIM` of each limit, or
-    the least more of it that the space has a subnet for."""
-    for aim in AIMS:
+    """Picked again for a device that takes `slower[metric]` times what is predicted, to use the share of each limit
+    that the settings aim at, or the least more of it that the space has a subnet for."""
+    first = searcher.settings.aim
+    for aim in (first, *(share for share in BEYOND if share > first)):
         limits = {m: aim_of(m, aim) * limit / slower.get(m, 1.0) for m, limit in found.budget.limits}
         if picked := _picked_again(searcher, found, limits):
             return replace(found, picked=picked, subnet=picked.subnet(searcher.study.space, searcher.order))
@@ -43,7 +42,7 @@ def _picked_again(searcher: Searcher, found: Found, limits: Mapping[str, float])
     return min(dict.fromkeys(picks), key=searcher.loss_of, default=None)
 
 
-def aim_of(metric: str, aim: float = AIM) -> float:
+def aim_of(metric: str, aim: float) -> float:
     """The share of a limit to use: all of what the subnet alone decides."""
     return max(1.0, aim) if metric in EXACT else aim
 
@@ -59,8 +58,8 @@ def remeasure(
 
     All `rounds` so far decide what the device takes over what is predicted (see `Disagreement`).
     """
-    out = dict(found)
-    seen = Disagreement()
+    out, aim = dict(found), searcher.settings.aim
+    seen = Disagreement(min(NOISE, DOUBT * (1 - aim)))
     for _ in range(rounds):
         measured = measure({name: f.subnet for name, f in out.items()})
         predicted = {name: searcher.cost(f.subnet) for name, f in out.items()}
@@ -69,8 +68,8 @@ def remeasure(
         again = {}
         for name, f in out.items():
             slower = seen.slower(name)
-            used = max(predicted[name][m] * slower.get(m, 1.0) / (aim_of(m) * of) for m, of in f.budget.limits)
-            if not SLACK / AIM <= used <= 1 and (moved := pick(searcher, f, slower)).subnet != f.subnet:
+            used = max(predicted[name][m] * slower.get(m, 1.0) / (aim_of(m, aim) * of) for m, of in f.budget.limits)
+            if not 1 - SLACK * (1 - aim) / aim <= used <= 1 and (moved := pick(searcher, f, slower)).subnet != f.subnet:
                 again[name] = moved
         if not again:
             break
@@ -81,11 +80,12 @@ def remeasure(
 class Disagreement:
     """Measured over predicted, as far as it is more than noise.
 
-    What all subnets share (their median) is believed once it exceeds `NOISE` / sqrt(rounds), and so is what one
+    What all subnets share (their median) is believed once it exceeds `noise` / sqrt(rounds), and so is what one
     differs by from the others: less would give a subnet's milliseconds away, or others', for one slow minute.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, noise: float = NOISE) -> None:
+        self.noise = noise
         self._logs: dict[str, dict[str, list[float]]] = defaultdict(lambda: defaultdict(list))  # metric -> name -> logs
 
     def add(self, name: str, predicted: Mapping[str, float], measured: Mapping[str, float]) -> None:
@@ -99,9 +99,8 @@ class Disagreement:
             rounds = len(logs[name])
             shared = median(value for values in logs.values() for value in values)
             own = fmean(logs[name]) - shared
-            out[metric] = exp(_beyond_noise(shared, rounds) + _beyond_noise(own, rounds))
+            out[metric] = exp(self._believed(shared, rounds) + self._believed(own, rounds))
         return out
 
-
-def _beyond_noise(value: float, rounds: int) -> float:
-    return copysign(max(0.0, abs(value) - NOISE / sqrt(rounds)), value)
+    def _believed(self, value: float, rounds: int) -> float:
+        return copysign(max(0.0, abs(value) - self.noise / sqrt(rounds)), value)

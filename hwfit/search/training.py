@@ -34,6 +34,7 @@ class Training:
     tensorboard: bool = False
     strategy: str = "joint"
     evaluations: int | None = None
+    aim: float = SearchSettings().aim
 
     def check(self) -> None:
         """Raises `HwfitError` listing every value that is not allowed."""
@@ -56,6 +57,10 @@ class Training:
         problems += strategy_problems(self.strategy)
         if self.evaluations is not None and self.evaluations < 1:
             problems.append(f"--evaluations {self.evaluations} must be at least 1")
+        if not 0.5 <= self.aim <= 1:
+            problems.append(
+                f"--aim {self.aim} must be between 0.5 and 1: the share of a budget that is used as measured"
+            )
         raise_all(problems)
 
     def search_settings(self) -> SearchSettings:
@@ -68,6 +73,7 @@ class Training:
             lr_architecture=self.architecture_lr or default.lr_architecture,
             strategy=self.strategy,
             evaluations=self.evaluations,
+            aim=self.aim,
         )
 
     def distil_settings(self) -> DistilSettings:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
+from pathlib import Path
+from types import SimpleNamespace
 
 import torch
 from search_llama import SHAPE, tiny_space
@@ -18,7 +20,7 @@ from hwfit.search.optimise import SearchSettings
 from hwfit.search.sensitivity import Damage
 from hwfit.search.strategies.replay import Replay, compounding
 from hwfit.space import Space
-from hwfit.subnet import LINEARS
+from hwfit.subnet import LINEARS, Subnet
 from hwfit.workload import Workload
 
 
@@ -84,3 +86,29 @@ def bench(space: Space, seed: int = 0, strength: float = 0.3, steps: int = 4) ->
         compounding(blocks, seed, strength),
         settings=SearchSettings(steps=steps),
     )
+
+
+@dataclass
+class ReplaySearcher:
+    """Stands for a `Searcher`: a replay's losses, costs and descents."""
+
+    of: Replay
+    folder: Path
+    settings: SearchSettings = SearchSettings()
+    progress: bool = False
+    recovery: None = None
+
+    def __post_init__(self):
+        self.study = SimpleNamespace(space=self.of.space)
+        self.order, self.problem, self.loss_of = self.of.block_order, self.of.problem, self.of.loss
+
+    def cost(self, subnet: Subnet) -> dict[str, float]:
+        return self.of.cost(subnet)
+
+    def descend(self, name, architecture, limits, key):
+        return self.of._descended(limits, architecture), []
+
+
+def twelve_blocks() -> Replay:
+    """Enough to choose that there is a subnet within a per cent of any budget."""
+    return bench(replace(tiny_space("w32", "w8a8", "w4a8"), shape=replace(SHAPE, blocks=12), depth=(12, 10, 8)))

@@ -9,6 +9,7 @@ import pytest
 
 from hwfit.search.budget import Budget
 from hwfit.search.joint import Found
+from hwfit.search.optimise import SearchSettings
 from hwfit.search.remeasure import Disagreement, remeasure
 
 LADDER = [round(0.05 * i, 2) for i in range(1, 61)]
@@ -18,6 +19,8 @@ LADDER = [round(0.05 * i, 2) for i in range(1, 61)]
 @dataclass
 class Ladder:
     """Stands for `Searcher`: the best subnet is the largest that fits."""
+
+    settings = SearchSettings()
 
     def cost(self, subnet: Any) -> dict[str, float]:
         return {"decode": subnet, "prefill": 10 * subnet}

@@ -88,6 +88,11 @@ class Strategy(Protocol):
         """Whether the damage model has a say in what it asks for."""
         ...
 
+    @property
+    def told(self) -> Mapping[Picked, Scored]:
+        """All that it was told."""
+        ...
+
     def ask(self, n: int = 1) -> list[Picked]:
         """Up to `n` picks it wants to know the loss of; none once it is done.
 
