@@ -80,8 +80,9 @@ def remeasure(
 class Disagreement:
     """Measured over predicted, as far as it is more than noise.
 
-    What all subnets share (their median) is believed once it exceeds `noise` / sqrt(rounds), and so is what one
-    differs by from the others: less would give a subnet's milliseconds away, or others', for one slow minute.
+    What all subnets share (their median) is believed once it exceeds `noise` / sqrt(rounds), and so is by how much one
+    is slower than that: less would give a subnet's milliseconds away, or others', for one slow minute. One that is
+    faster than the others was lucky: what it seems to leave of its budget is not spent.
     """
 
     def __init__(self, noise: float = NOISE) -> None:
@@ -98,7 +99,7 @@ class Disagreement:
         for metric, logs in self._logs.items():
             rounds = len(logs[name])
             shared = median(value for values in logs.values() for value in values)
-            own = fmean(logs[name]) - shared
+            own = max(0.0, fmean(logs[name]) - shared)
             out[metric] = exp(self._believed(shared, rounds) + self._believed(own, rounds))
         return out
 

@@ -69,3 +69,11 @@ def test_what_one_subnet_differs_by_is_told_from_what_all_share():
             seen.add(name, {"decode": 1.0}, {"decode": factor})
     assert seen.slower("a")["decode"] == pytest.approx(1.1, rel=0.011)
     assert seen.slower("d")["decode"] == pytest.approx(1.3, rel=0.021)
+
+
+def test_one_subnet_that_was_faster_than_the_others_may_not_take_more_for_it():
+    seen = Disagreement()
+    for _ in range(3):
+        for name, factor in {"a": 0.97, "b": 0.97, "c": 0.97, "lucky": 0.85}.items():
+            seen.add(name, {"decode": 1.0}, {"decode": factor})
+    assert seen.slower("lucky")["decode"] == pytest.approx(seen.slower("a")["decode"])
