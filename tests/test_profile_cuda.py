@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from small_model import write_small_model
 
-from hwfit import commands
+from hwfit import commands, search_run
 from hwfit.deploy.bundle import dense_weights, load_bundle, quantise_bundle, save_bundle
 from hwfit.deploy.slice import subnet_config
 from hwfit.errors import HwfitError
@@ -95,13 +95,13 @@ def test_a_model_too_large_is_refused_before_anything_is_timed(
 def test_search_ends_in_a_folder_that_the_gpu_measures_and_answers_from(
     gpu: FakePynvml, model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    monkeypatch.setattr(commands, "StudySettings", lambda: StudySettings(train=6, validation=2, seq=32))
+    monkeypatch.setattr(search_run, "StudySettings", lambda: StudySettings(train=6, validation=2, seq=32))
     text = tmp_path / "own.txt"
     text.write_text("\n".join(f"the {i} small model reads line {i * 7} of its own text" for i in range(400)))
     commands.profile(str(model), "cuda", tmp_path / "t", coarse=True, whole_models=1)
     predicted = commands.predict(str(model), "cuda", tmp_path / "t")
     budget = f"decode={1e3 * predicted['w16a16']['decode'].value:.3f}ms"
-    options = {"out": tmp_path / "run", "device": "cuda", "tables": tmp_path / "t", "text": text}
+    options = {"out": tmp_path / "run", "device": "cuda", "tables": tmp_path / "t", "text": text, "judge": False}
     (folder,) = commands.search(str(model), [budget, "memory=100MB"], steps=2, distil_steps=1, **options).values()
     assert not (folder / "model.onnx").exists()
     assert commands.measure([str(folder)], "cuda", tmp_path / "t", seconds=0.1)[str(folder)]["decode"].p10 > 0

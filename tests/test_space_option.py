@@ -8,7 +8,7 @@ import pytest
 import yaml
 from small_model import write_small_model
 
-from hwfit import commands
+from hwfit import commands, search_run
 from hwfit.errors import HwfitError
 from hwfit.kernels.op import Op
 from hwfit.latency_models.lookup import Lookup
@@ -54,12 +54,12 @@ def searched(model: Path, latency: WholeModel, monkeypatch, tmp_path: Path, **ru
     def start(limits, space, *rest):
         raise Started(space)
 
-    monkeypatch.setattr(commands, "load_latency", lambda key, tables: latency)
-    monkeypatch.setattr(commands, "refuse_infeasible", lambda *a: None)
-    monkeypatch.setattr(commands, "replace", lambda study, space: (_ for _ in ()).throw(Started(space)))
-    monkeypatch.setattr(commands, "prepare", lambda *a, **k: None)
+    monkeypatch.setattr(search_run, "load_latency", lambda key, tables: latency)
+    monkeypatch.setattr(search_run, "refuse_infeasible", lambda *a: None)
+    monkeypatch.setattr(search_run, "replace", lambda study, space: (_ for _ in ()).throw(Started(space)))
+    monkeypatch.setattr(search_run, "prepare", lambda *a, **k: None)
     try:
-        commands.search(str(model), ["decode=1s"], tmp_path / "run", train_on="cpu", **rules)
+        commands.search(str(model), ["decode=1s"], tmp_path / "run", train_on="cpu", judge=False, **rules)
     except Started as started:
         return started.args[0]
     except HwfitError as error:
