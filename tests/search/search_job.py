@@ -36,10 +36,11 @@ SEARCH = SearchSettings(
 # activations may stay as they are: one on a rounding boundary would part two runs that differ in the order of sums
 def run(out: Path, distil: DistilSettings, act_bits: int = 8, search: SearchSettings = SEARCH) -> None:
     descent.WARM_STEPS = 6
-    write_model(out.parent / "model")
+    model = out.parent / os.environ.get("RANK", "0") / "model"  # one that no other process is writing
+    write_model(model)
     ids = torch.randint(0, 40, (10, 12), generator=torch.Generator().manual_seed(9))
     settings = StudySettings(seq=12, train=6, validation=4, calibration=4)
-    study = study_of(out.parent / "model", ids, settings, out / "checkpoints", progress=False)
+    study = study_of(model, ids, settings, out / "checkpoints", progress=False)
     study = replace(study, space=tiny_space("w32", f"w8a{act_bits}", f"w4a{act_bits}"), dtype=torch.float32)
     latency, workload = WholeModel(Bits()), Workload()
     whole = predicted_cost(latency, workload, Subnet.whole(study.space.shape, f"w8a{act_bits}", study.space.embed))
