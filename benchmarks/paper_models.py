@@ -35,6 +35,7 @@ from hwfit.space_files import open_space
 from hwfit.subnet import LINEARS, Subnet
 from hwfit.workload import Workload
 
+SPACE = open_space("llama3", LLAMA_8B, "cuda").space
 SIZES = (2e9, 3e9, 4e9, 5e9, 6e9)
 PRECISIONS = ("w16a16", "w8a8", "w4a16")
 PAPER_MS = 30.0
@@ -97,8 +98,7 @@ def _ms(latency: WholeModel, subnet: Subnet, workload: str) -> float:
 
 def _of_sizes() -> Iterator[Model]:
     """At each size the deepest and the shallowest architecture of Llama3Space within 3 % that keeps whole heads."""
-    space = open_space("llama3", LLAMA_8B, "cuda").space
-    axes = (space.hidden, space.heads, space.mlp, space.depth)
+    axes = (SPACE.hidden, SPACE.heads, SPACE.mlp, SPACE.depth)
     for size in SIZES:
         near = [a for a in product(*axes) if abs(_cut(*a, PRECISIONS[0]).params / size - 1) < 0.03]
         near.sort(key=lambda a: (a[3], a[0]))
@@ -122,19 +122,8 @@ def _of_file(path: Path) -> Iterator[Model]:
 
 def _cut(hidden: int, heads: int, mlp: int, blocks: int, precision: str, head_size: int = LLAMA_8B.head_size) -> Subnet:
     """The last linear stays at 16 bits, as the paper leaves it."""
-    p, whole = Precision.parse(precision), Precision.parse("w16a16")
-    return Subnet(
-        hidden=hidden,
-        heads=heads,
-        kv_heads=heads // LLAMA_8B.queries_per_kv,
-        head_size=head_size,
-        vocab=LLAMA_8B.vocab,
-        blocks=tuple(range(blocks)),
-        mlp=(mlp,) * blocks,
-        precision=((p,) * len(LINEARS),) * blocks,
-        lm_head=whole,
-        embed=whole,
-    )
+    rows = ((Precision.parse(precision),) * len(LINEARS),) * blocks
+    return SPACE.subnet(hidden, heads, head_size, mlp, tuple(range(blocks)), rows, lm_head=SPACE.embed)
 
 
 def _model(subnet: Subnet, told: float) -> Model:

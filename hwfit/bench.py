@@ -15,6 +15,7 @@ from hwfit.errors import raise_all
 from hwfit.evaluate.judge import Exam, Quality, heldout_tokens, judge_all
 from hwfit.files import parse_json, write_text
 from hwfit.kernels.registry import get_backend
+from hwfit.latency_models.estimate import DataMiss, Estimate
 from hwfit.latency_models.whole import WholeModel
 from hwfit.lut_store.shipped import open_table
 from hwfit.models.llama import load_config, load_shape, load_weights
@@ -58,6 +59,13 @@ class Bench:
     def original(self) -> str:
         """Name of the row of the original."""
         return ORIGINALS[self.device][0]
+
+    def predicted(self, subnet: Subnet, phase: PhaseName) -> Estimate | None:
+        """Of one forward call; None for what the table lacks, as an original whose precision was never profiled."""
+        try:
+            return self.latency.predict(subnet, self.workload.phase(phase))
+        except DataMiss:
+            return None
 
 
 def deployed(bench: Bench, bundles: Mapping[str, Path]) -> dict[str, Path]:

@@ -20,7 +20,7 @@ from hwfit.models.llama import load_config, load_shape, open_model
 from hwfit.profiler.device import fingerprint
 from hwfit.profiler.protocol import Rules
 from hwfit.profiler.run import profile
-from hwfit.profiler.subnets import profile_models, time_subnets
+from hwfit.profiler.subnets import p10s, profile_models, time_subnets
 from hwfit.report.page import PAGE
 from hwfit.report.results import Results, read_results
 from hwfit.report.table import rich_table
@@ -108,8 +108,7 @@ def run_demo(
         console.print(f"   budgets: {', '.join(map(str, budgets.values()))} (main: {budgets[_name(MAIN)]})")
 
     def measure(subnets: Mapping[str, Subnet]) -> dict[str, dict[str, float]]:
-        times = time_subnets(subnets, config, workload, tables, device, settings.whole_seconds, progress)
-        return {name: {phase: t.p10 for phase, t in by_phase.items()} for name, by_phase in times.items()}
+        return p10s(time_subnets(subnets, config, workload, tables, device, settings.whole_seconds, progress))
 
     with stages.stage("search", "Search widths, depth and precisions together"):
         study = prepare(path, settings.study, out / "checkpoints", progress=progress, device=train_on)

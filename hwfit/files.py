@@ -11,6 +11,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from hwfit.errors import HwfitError
+
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
@@ -46,6 +48,15 @@ def read_object(path: Path) -> dict[str, Any]:
     except (OSError, ValueError):
         return {}
     return found if isinstance(found, dict) else {}
+
+
+@contextmanager
+def readable(path: Path | str, again: str) -> Iterator[None]:
+    """What goes wrong in reading a file of this run is a `HwfitError` that says what deleting it leads to."""
+    try:
+        yield
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, OverflowError) as error:
+        raise HwfitError(f"{path}: damaged ({type(error).__name__}: {error}); delete it to {again}") from error
 
 
 def is_number(value: object) -> bool:

@@ -25,6 +25,7 @@ from hwfit.profiler.device import fingerprint
 from hwfit.progress import out_console
 from hwfit.space import DEFAULTS
 from hwfit.subnet import Subnet
+from hwfit.target_device import kind_of
 from hwfit.workload import PHASES, Workload
 
 
@@ -167,5 +168,5 @@ def _subnets(target: str | None, config: Path | None, prices: Prices) -> dict[st
         if path.suffix == ".json":
             raise HwfitError(f"subnet '{target}' does not exist; allowed: a subnet.json, a folder with one, or a model")
     shape = load_shape(config_of(target, config))
-    embed = DEFAULTS["cpu" if prices.device.startswith("cpu") else "cuda"].embed
+    embed = DEFAULTS[kind_of(prices.device)].embed
     return {name: Subnet.whole(shape, name, embed) for name in KNOWN if name in prices.precisions}

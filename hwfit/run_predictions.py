@@ -15,7 +15,7 @@ from hwfit.bench import Bench, deployed, judged
 from hwfit.evaluate.judge import Quality
 from hwfit.evaluate.score import mean_accuracy
 from hwfit.files import write_text
-from hwfit.latency_models.estimate import DataMiss, Estimate
+from hwfit.latency_models.estimate import Estimate
 from hwfit.latency_models.memory import memory
 from hwfit.progress import out_console
 from hwfit.report.results import FILE as RESULTS
@@ -39,7 +39,7 @@ def tell_predictions(bench: Bench, bundles: Mapping[str, Path], judge: bool) -> 
     models: dict[str, dict[str, Any]] = {}
     for name, folder in folders.items():
         subnet = Subnet.load(folder / "subnet.json")
-        seconds = {phase: _predicted(bench, subnet, phase) for phase in PHASES}
+        seconds = {phase: bench.predicted(subnet, phase) for phase in PHASES}
         size = memory(subnet, workload.context, workload.batch, device)
         models[name] = {phase: e and asdict(e) for phase, e in seconds.items()} | {"memory": size}
         if name in quality:
@@ -57,13 +57,6 @@ def tell_predictions(bench: Bench, bundles: Mapping[str, Path], judge: bool) -> 
     )
     out_console.print(told, soft_wrap=True, highlight=False, markup=False)
     return path
-
-
-def _predicted(bench: Bench, subnet: Subnet, phase: Any) -> Estimate | None:
-    try:
-        return bench.latency.predict(subnet, bench.workload.phase(phase))
-    except DataMiss:
-        return None
 
 
 def _between(e: Estimate | None) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping
 from datetime import datetime
 from pathlib import Path
@@ -11,8 +10,8 @@ from hwfit import __version__
 from hwfit.bench import Bench, Times, deployed, judged, timed
 from hwfit.evaluate.judge import Quality
 from hwfit.evaluate.score import mean_accuracy
+from hwfit.files import read_object
 from hwfit.latency_models.breakdown import breakdown
-from hwfit.latency_models.estimate import DataMiss
 from hwfit.lut_store.shipped import open_table
 from hwfit.profiler.whole_models import stored_bytes
 from hwfit.report.page import write_report
@@ -32,7 +31,7 @@ from hwfit.report.results import (
 from hwfit.search.run import Choice
 from hwfit.stages import Stages
 from hwfit.subnet import Subnet
-from hwfit.workload import PHASES, PhaseName
+from hwfit.workload import PHASES
 
 TRAINING_TEXT = "train splits of BoolQ passages, HellaSwag, PIQA and ARC"
 """What search and distillation read unless the user gives text."""
@@ -71,7 +70,7 @@ def conclude(
         search=tuple(t for choice in choices.values() for t in trajectories(choice)),
         stages=tuple(Stage(name, seconds) for name, seconds in stages.seconds.items()),
         layers=tuple(layer for name, subnet in subnets.items() for layer in _layers(bench, name, subnet)),
-        provenance=_provenance(bench, bench.identity.key) | dict(facts),
+        provenance=_provenance(bench) | dict(facts),
     )
     write_results(results, bench.out)
     write_report(bench.out)
@@ -102,10 +101,10 @@ def _row(
     folder: Path,
     picked: bool,
 ) -> Row:
-    phases = {
-        phase: Timing(t.measured, t.low, t.high, _predicted(bench, subnet, phase), t.raw)
-        for phase, t in times[name].items()
-    }
+    phases = {}
+    for phase, t in times[name].items():
+        predicted = bench.predicted(subnet, phase)
+        phases[phase] = Timing(t.measured, t.low, t.high, predicted and predicted.value, t.raw)
     mean, stderr = mean_accuracy(quality.accuracy.values())
     return Row(
         name=name,
@@ -132,28 +131,19 @@ def _kind(choice: Choice | None) -> RowKind:
     return "original" if choice is None else kinds.get(choice.kind, "joint")
 
 
-def _predicted(bench: Bench, subnet: Subnet, phase: PhaseName) -> float | None:
-    """Seconds; None for what the table does not hold, as the original where its precision was never profiled."""
-    try:
-        return bench.latency.predict(subnet, bench.workload.phase(phase)).value
-    except DataMiss:
-        return None
-
-
 def _layers(bench: Bench, name: str, subnet: Subnet) -> Iterator[LayerTime]:
     for phase in PHASES:
-        if _predicted(bench, subnet, phase) is not None:
+        if bench.predicted(subnet, phase):
             for kind, seconds in breakdown(bench.latency, subnet, bench.workload.phase(phase)).items():
                 yield LayerTime(name, phase, kind, seconds)
 
 
-def _provenance(bench: Bench, device: str) -> dict[str, str]:
-    origin, exam = bench.path / "hwfit.json", bench.exam
-    told = json.loads(origin.read_text()) if origin.exists() else {}
+def _provenance(bench: Bench) -> dict[str, str]:
+    told, exam = read_object(bench.path / "hwfit.json"), bench.exam
     return {
         "hwfit": __version__,
         "model": told.get("origin", bench.path.name),
-        "device": device,
+        "device": bench.latency.lookup.device,
         "latency": "measured on this machine; p10 of interleaved rounds, corrected to the table's anchor",
         "held-out text": f"{exam.rows} x {exam.seq} tokens of BoolQ validation passages not in train",
         "accuracy": f"first {exam.documents} validation documents a task, 0-shot, lm-eval",

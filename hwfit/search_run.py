@@ -17,7 +17,7 @@ from hwfit.latency_models.whole import WholeModel
 from hwfit.models.generate import SELF_GENERATED
 from hwfit.models.llama import load_config
 from hwfit.plan_command import refuse_too_little_memory
-from hwfit.profiler.subnets import time_subnets
+from hwfit.profiler.subnets import p10s, time_subnets
 from hwfit.profiler.whole_models import finish, finished
 from hwfit.progress import out_console
 from hwfit.report.page import PAGE
@@ -135,8 +135,7 @@ def _measuring(job: SearchJob, latency: WholeModel, progress: bool) -> Measure:
     config = load_config(job.path)
 
     def timed(subnets: Mapping[str, Subnet]) -> dict[str, dict[str, float]]:
-        times = time_subnets(subnets, config, job.workload, job.tables, job.device.kind, progress=progress)
-        return {name: {phase: t.p10 for phase, t in by_phase.items()} for name, by_phase in times.items()}
+        return p10s(time_subnets(subnets, config, job.workload, job.tables, job.device.kind, progress=progress))
 
     def predicted(subnets: Mapping[str, Subnet]) -> dict[str, dict[str, float]]:
         return {name: predicted_cost(latency, job.workload, s, PHASES) for name, s in subnets.items()}

@@ -11,8 +11,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from hwfit.errors import HwfitError
-from hwfit.files import is_number, parse_json, write_text
+from hwfit.files import is_number, parse_json, readable, write_text
 
 FILE = "stages.json"
 
@@ -46,10 +45,8 @@ class Stages:
         path = run / FILE
         if not path.exists():
             return cls(path, console)
-        try:
+        with readable(path, "count the stages' seconds anew"):
             seconds = {str(name): float(value) for name, value in parse_json(path.read_text()).items()}
             if not all(map(is_number, seconds.values())):
                 raise ValueError("not all values are numbers")
-        except (OSError, ValueError, TypeError, AttributeError, OverflowError) as error:
-            raise HwfitError(f"{path}: damaged ({error}); delete it to count the stages' seconds anew") from error
         return cls(path, console, seconds)

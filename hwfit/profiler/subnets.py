@@ -18,7 +18,7 @@ from hwfit.space import Space
 from hwfit.subnet import Subnet
 from hwfit.workload import PHASES, PhaseName, Workload
 
-__all__ = ["max_tokens", "profile_models", "time_subnets"]
+__all__ = ["max_tokens", "p10s", "profile_models", "time_subnets"]
 
 
 def time_subnets(
@@ -38,6 +38,11 @@ def time_subnets(
         with random_models(device, group, config, workload, progress) as models:
             times |= time_models(models, workload, seconds_per_model, anchor, progress)
     return times
+
+
+def p10s(times: Mapping[str, Mapping[PhaseName, Timing]]) -> dict[str, dict[str, float]]:
+    """Seconds by name and phase of what `time_subnets` gave, as a search takes them."""
+    return {name: {phase: t.p10 for phase, t in by_phase.items()} for name, by_phase in times.items()}
 
 
 def profile_models(

@@ -7,11 +7,11 @@ from pathlib import Path
 
 from hwfit.errors import HwfitError, raise_all
 from hwfit.evaluate.drift import Drift
+from hwfit.evaluate.drift_file import FILE
 from hwfit.files import parse_json
 from hwfit.report.results import Results
 from hwfit.report.typed import decode
 
-FILE = "drift.json"
 MOST = 1e30
 """What perplexities and divergences stay below; above it nothing could be drawn to scale."""
 

@@ -1,15 +1,12 @@
-"""Choice: a finished search result as kept on disk, and how damage to such files is told."""
+"""Choice: a finished search result as kept on disk."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from hwfit.errors import HwfitError
-from hwfit.files import parse_json
+from hwfit.files import parse_json, readable
 from hwfit.search.budget import Budget
 from hwfit.search.optimise import StepLog
 from hwfit.subnet import Subnet
@@ -52,12 +49,3 @@ class Choice:
             subnet = Subnet.from_json(json.dumps(raw["subnet"]), source=path)
             log = tuple(StepLog(**s) for s in raw["log"])
             return cls(raw["name"], raw["kind"], budget, subnet, log, raw.get("beaten_by"))
-
-
-@contextmanager
-def readable(path: Path | str, again: str) -> Iterator[None]:
-    """What goes wrong in reading a file of this run is a `HwfitError` that says what deleting it leads to."""
-    try:
-        yield
-    except (OSError, ValueError, KeyError, TypeError, OverflowError) as error:
-        raise HwfitError(f"{path}: damaged ({type(error).__name__}: {error}); delete it to {again}") from error

@@ -10,12 +10,12 @@ from pathlib import Path
 from typing import Any
 
 from hwfit.deploy.bundle import Bundle, load_bundle, quantise_bundle, save_bundle
-from hwfit.files import is_number, parse_json, write_text
+from hwfit.files import is_number, parse_json, readable, write_text
 from hwfit.latency_models.whole import WholeModel
 from hwfit.progress import track
 from hwfit.search import parallel
 from hwfit.search.budget import Budget
-from hwfit.search.choice import Choice, readable
+from hwfit.search.choice import Choice
 from hwfit.search.distil import DistilSettings, Student, distil
 from hwfit.search.feasible import refuse_infeasible
 from hwfit.search.hidden import HiddenStates
@@ -90,14 +90,14 @@ def remembering(measure: Measure, path: Path, key: str) -> Measure:
     if path.exists():
         with readable(path, "measure again"):
             raw = parse_json(path.read_text())
-            known = raw["calls"] if raw["key"] == key else []
+            known = raw["calls"] if raw["key"] == key and isinstance(raw["calls"], list) else []
     calls = 0
 
     def remembered(subnets: Mapping[str, Subnet]) -> Mapping[str, Mapping[str, float]]:
-        nonlocal calls, known
+        nonlocal calls
         asked = {name: json.loads(s.to_json()) for name, s in subnets.items()}
-        if not _answers(known, calls, asked):
-            known = known[:calls] if isinstance(known, list) else []
+        if not (calls < len(known) and _answers(known[calls], asked)):
+            del known[calls:]
             told = {name: dict(times) for name, times in measure(subnets).items()}
             known.append({"asked": asked, "told": told})
             write_text(path, json.dumps({"key": key, "calls": known}))
@@ -146,11 +146,9 @@ def distil_all(
     return out
 
 
-def _answers(known: Any, calls: int, asked: Mapping[str, Any]) -> bool:
-    """Whether the next of the `known` calls asked the same and has the times of both phases."""
-    if not isinstance(known, list) or calls >= len(known) or not isinstance(known[calls], dict):
-        return False
-    told = known[calls].get("told") if known[calls].get("asked") == asked else None
+def _answers(call: Any, asked: Mapping[str, Any]) -> bool:
+    """Whether a kept call asked the same and has the times of both phases."""
+    told = call.get("told") if isinstance(call, dict) and call.get("asked") == asked else None
     rows = list(told.values()) if isinstance(told, dict) and told.keys() == asked.keys() else [None]
     return all(isinstance(row, dict) and all(is_number(row.get(p)) for p in PHASES) for row in rows)
 

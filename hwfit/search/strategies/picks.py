@@ -56,8 +56,8 @@ def most_precise(space: Space) -> int:
 def whole(space: Space, precision: int) -> Picked:
     """The original architecture at one precision, an index of the space's; the LM head at its first one where it may
     not take that."""
-    first = Genome(space).decode((0,) * len(Genome(space).sizes))
-    return with_precision(first, precision, space)
+    genome = Genome(space)
+    return with_precision(genome.decode((0,) * len(genome.sizes)), precision, space)
 
 
 def harm(picked: Picked, problem: Problem) -> float:
