@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from typing import Annotated
 
 import numpy as np
 import torch
@@ -11,6 +12,9 @@ import torch
 from hwfit.evaluate.scorer import Scorer
 
 Array = np.ndarray
+Measured = Annotated[float, "or null"]
+"""A figure that a broken model may have no finite value of: NaN or infinite here, null in files."""
+MOST = 1e30
 AT_ONCE = 256
 """Tokens whose probabilities are held at a time: those of a long sequence would take gigabytes."""
 
@@ -46,12 +50,17 @@ class Divergence:
     """`kl` is the mean, `kl_p99` and `kl_max` are over tokens; `before` and `after` perplexities of the two models."""
 
     tokens: int
-    kl: float
-    kl_p99: float
-    kl_max: float
+    kl: Measured
+    kl_p99: Measured
+    kl_max: Measured
     same: float
-    before: float
-    after: float
+    before: Measured
+    after: Measured
+
+    @property
+    def drawable(self) -> bool:
+        """Whether every figure is a number that fits on an axis."""
+        return all(abs(value) < MOST for value in asdict(self).values())
 
     @property
     def increase(self) -> float:

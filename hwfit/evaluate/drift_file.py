@@ -36,16 +36,17 @@ def drift_dict(drift: Drift, compressed: Target) -> dict[str, Any]:
     """`Drift` as JSON values. `key` is the hash of the model's files, `device` what ran it: with other files the
     findings are another model's. What is no finite number is null."""
     created = datetime.now().astimezone().isoformat(timespec="seconds")
-    return _finite({**drift.to_dict(), "key": compressed.key, "device": compressed.device, "created": created})
+    return finite({**drift.to_dict(), "key": compressed.key, "device": compressed.device, "created": created})
 
 
 def write_drift(path: Path, found: dict[str, Any]) -> None:
     write_text(path, json.dumps(found, indent=1, allow_nan=False))
 
 
-def _finite(value: Any) -> Any:
+def finite(value: Any) -> Any:
+    """JSON values with null for each float that is no finite number."""
     if isinstance(value, dict):
-        return {key: _finite(item) for key, item in value.items()}
+        return {key: finite(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
-        return [_finite(item) for item in value]
+        return [finite(item) for item in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -24,12 +24,13 @@ ENDINGS = (
 
 
 def has_predictions(drift: Drift) -> bool:
-    return any(getattr(drift, group) for group in GROUPS)
+    """Whether `prediction_drift` has anything to draw."""
+    return any(d.drawable for *_, d in _entries(drift))
 
 
 def prediction_drift(drift: Drift) -> go.Figure:
     """A line a text: on the left its perplexity over the original's, on the right the divergence, mean and tail."""
-    entries = [(group, name, d) for group in GROUPS for name, d in getattr(drift, group).items()]
+    entries = [entry for entry in _entries(drift) if entry[-1].drawable]
     figure = new_figure(76 + 17 * len(entries), "perplexity ratio", "")
     limits = drift.limits
     ratios = [d.after / d.before for *_, d in entries]
@@ -56,6 +57,11 @@ def prediction_drift(drift: Drift) -> go.Figure:
         if some:
             _marks(figure, title, symbol, some)
     return figure
+
+
+def _entries(drift: Drift) -> list[tuple[str, str, Divergence]]:
+    """(group, text, what was found on it)."""
+    return [(group, name, d) for group in GROUPS for name, d in getattr(drift, group).items()]
 
 
 def _marks(figure: go.Figure, title: str, symbol: str, some: list[tuple[int, str, Divergence]]) -> None:
@@ -113,6 +119,8 @@ def drift_words(drift: Drift) -> str:
         verdict += "<ul>" + "".join(f"<li>{escape(line)}</li>" for line in drift.failures) + "</ul>"
     else:
         verdict = f"<p><b>✓ within all limits.</b> {against}nothing changed by more than they allow.</p>"
+    if lost := [f"{escape(name)} ({GROUPS[group][0]})" for group, name, d in _entries(drift) if not d.drawable]:
+        verdict += f"<p>Broken beyond any scale, so not drawn: {', '.join(lost)}.</p>"
     if r := drift.refusals:
         verdict += (
             f"<p>Refusals: {r.unsafe_before} → {r.unsafe_after} of {r.unsafe} unsafe prompts, {r.benign_before} → "

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import types
 from collections.abc import Callable
 from dataclasses import MISSING, fields, is_dataclass
@@ -28,7 +29,8 @@ def decode(kind: Any, raw: object, where: str, problems: list[str]) -> Any:
     if is_dataclass(kind):
         return _dataclass(kind, raw, where, problems)
     if origin is Annotated:
-        return _scalar(raw, where, problems, "a number above 0", lambda v: is_number(v) and v > 0)
+        value = _scalar(raw, where, problems, *_NUMBERS[args[1]])
+        return math.nan if value is None else value
     if origin in (Union, types.UnionType):
         inner = next(a for a in args if a is not types.NoneType)
         return None if raw is None else decode(inner, raw, where, problems)
@@ -49,6 +51,11 @@ def decode(kind: Any, raw: object, where: str, problems: list[str]) -> Any:
     return _scalar(raw, where, problems, allowed, fits)
 
 
+_NUMBERS: dict[str, tuple[str, Callable[[Any], bool]]] = {
+    "above 0": ("a number above 0", lambda v: is_number(v) and v > 0),
+    "or null": ("a finite number, or null where there is none", lambda v: v is None or is_number(v)),
+}
+"""What the annotation of a float says, in words and as a test; null comes back as NaN."""
 _SCALARS: dict[Any, tuple[str, Callable[[Any], bool]]] = {
     float: ("a finite number", is_number),
     int: ("a whole number", lambda v: isinstance(v, int) and not isinstance(v, bool)),

@@ -7,6 +7,8 @@ import pytest
 from report_fixture import synthetic_drift, write_drift
 
 from hwfit.errors import HwfitError
+from hwfit.evaluate.drift_file import finite
+from hwfit.evaluate.drift_file import write_drift as write_found
 from hwfit.report.drift_file import read_drift, read_drifts
 from hwfit.report.drift_view import drift_words, flip_drift, prediction_drift
 from hwfit.report.results import read_results
@@ -60,7 +62,7 @@ def test_the_verdict_is_in_words(run_dir: Path) -> None:
         ("flips", "piqa", {"n": 0}, "of 0 documents"),
         ("domains", "law", {"before": 0.0}, "perplexities are from 1"),
         ("domains", "law", {"kl": "high"}, "must be a finite number"),
-        ("domains", "law", {"kl_p99": 1e300}, "divergences from 0"),
+        ("domains", "law", {"kl_p99": -1.0}, "divergences from 0"),
         ("limits", "kl", -1.0, "must be from 0"),
         ("refusals", "unsafe", 0, "each must be above 0"),
     ],
@@ -71,6 +73,20 @@ def test_impossible_drift_is_refused(tmp_path: Path, part: str, key: str, value:
     (tmp_path / "drift.json").write_text(json.dumps(raw))
     with pytest.raises(HwfitError, match=told):
         read_drift(tmp_path / "drift.json")
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), 1e31])
+def test_a_broken_model_is_drawn_without_what_no_axis_holds(run_dir: Path, value: float) -> None:
+    raw = synthetic_drift(NAME)
+    raw["domains"]["law"] |= {"kl": value, "after": value}
+    path = run_dir / "subnets" / NAME / "drift.json"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_found(path, finite(raw))
+    drift = read_drifts(run_dir, read_results(run_dir))[NAME]
+    labels = prediction_drift(drift).to_dict()["layout"]["yaxis"]["ticktext"]
+    assert "law" not in labels
+    assert "news" in labels
+    assert "not drawn: law (domain)." in drift_words(drift)
 
 
 def test_a_cut_file_is_refused(tmp_path: Path) -> None:
