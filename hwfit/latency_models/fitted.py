@@ -5,14 +5,12 @@
     attention    as measured, else interpolated over batch and context between cells of the same heads
     others       published tables have none: bytes over the data sheet's bandwidth, named as such, with a wide interval
 
-Contest results are kept as JSON beside the table's parts; models are fitted again when they are needed.
+Contest results are kept (`verdict`); models are fitted again when they are needed.
 """
 
 from __future__ import annotations
 
-import hashlib
-import json
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
@@ -21,37 +19,21 @@ import pandas as pd
 from scipy.interpolate import LinearNDInterpolator
 
 from hwfit.errors import HwfitError
-from hwfit.files import write_text
 from hwfit.kernels.op import Op, sequences
 from hwfit.latency_models.cells import REGIMES, Cells, regime
 from hwfit.latency_models.contenders import CONTENDERS, Predictor
-from hwfit.latency_models.contest import FOLDS, HeldOut, hold_out, winner
+from hwfit.latency_models.contest import FOLDS, hold_out, winner
 from hwfit.latency_models.estimate import DataMiss, Estimate
 from hwfit.latency_models.features import LAUNCH, REACHED
+from hwfit.latency_models.verdict import FOLDER, Verdict, find_verdict, write_verdict
 from hwfit.lut_store.facts import Facts
 from hwfit.lut_store.schema import OP_COLUMNS
 from hwfit.progress import track
 
-FOLDER = "models"
-FORMAT = 1
 ENTERED = ("boosting", "boosting and extra trees", "nearest", "roofline")
 """Contenders for dense and for sparse grids; `benchmarks.latency_models` has them all."""
 UNKNOWN_SHAPE = 2.0
 """Factor between the bounds of an op that is priced from the data sheet alone."""
-
-
-@dataclass(frozen=True)
-class Verdict:
-    """Who won on a precision, how far off it was on held-out shapes, and its log half widths by regime."""
-
-    contender: str
-    median: float
-    within10: float
-    half_widths: dict[str, float]
-
-    @classmethod
-    def of(cls, held: HeldOut) -> Verdict:
-        return cls(held.contender, held.median, held.within(0.1), held.quantiles())
 
 
 @dataclass
@@ -134,41 +116,25 @@ class Fitted:
     def _model(self, precision: str) -> tuple[Predictor, Verdict, Cells]:
         if precision not in self._models:
             cells = Cells.of(self.frame, precision, self.facts)
-            verdict = self._kept(cells) or self._judge(cells)
-            self._models[precision] = CONTENDERS[verdict.contender](cells, 0), verdict, cells
+            verdict = find_verdict(self.folder, self.device, cells)
+            if verdict is None:
+                verdict = judge(self.device, cells)
+                if self.folder.is_dir():
+                    write_verdict(self.folder / FOLDER, self.device, cells, verdict)
+            with track(None, f"fit {self.device}") as advance:
+                advance(0, note=precision)
+                self._models[precision] = CONTENDERS[verdict.contender](cells, 0), verdict, cells
         return self._models[precision]
 
-    def _judge(self, cells: Cells) -> Verdict:
-        with track(len(ENTERED) * FOLDS, f"contest on {self.device}") as advance:
-            step = partial(advance, note=str(cells.precision))
-            best = winner(hold_out(name, cells, step=step) for name in ENTERED)
-        verdict = Verdict.of(best)
-        if self.folder.is_dir():
-            path = self._path(cells)
-            write_text(path, json.dumps({"format": FORMAT, "cells": _digest(cells), **asdict(verdict)}, indent=1))
-        return verdict
 
-    def _kept(self, cells: Cells) -> Verdict | None:
-        """An earlier contest on the same cells; None if there is none, or it is not readable."""
-        try:
-            raw = json.loads(self._path(cells).read_text(encoding="utf-8"))
-            if raw["format"] != FORMAT or raw["cells"] != _digest(cells) or raw["contender"] not in CONTENDERS:
-                return None
-            widths = {str(name): float(half) for name, half in raw["half_widths"].items()}
-            return Verdict(raw["contender"], float(raw["median"]), float(raw["within10"]), widths)
-        except (OSError, ValueError, KeyError, TypeError, AttributeError):
-            return None
-
-    def _path(self, cells: Cells) -> Path:
-        return self.folder / FOLDER / f"{self.device}-{cells.precision}.json"
+def judge(device: str, cells: Cells) -> Verdict:
+    """The contest of the contenders in `ENTERED`: a minute or two for a published table, on two idle cores."""
+    with track(len(ENTERED) * FOLDS, f"contest on {device}") as advance:
+        step = partial(advance, note=str(cells.precision))
+        return Verdict.of(winner(hold_out(name, cells, step=step) for name in ENTERED))
 
 
 def _doublings_outside(size: np.ndarray, cells: Cells) -> float:
     """How many doublings beyond the measured range the worst axis lies."""
     low, high = cells.sizes.min(axis=0), cells.sizes.max(axis=0)
     return float(np.max(np.maximum(np.log2(low / size), np.log2(size / high)).clip(min=0)))
-
-
-def _digest(cells: Cells) -> str:
-    order = np.lexsort(cells.sizes.T)
-    return hashlib.sha256(cells.sizes[order].tobytes() + cells.seconds[order].tobytes()).hexdigest()

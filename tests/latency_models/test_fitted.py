@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,10 +13,13 @@ from gpu_table import DEVICE, MS, WIDTHS, attention_seconds, true_seconds, write
 from hwfit.errors import HwfitError
 from hwfit.kernels.op import Op, linear
 from hwfit.latency_models import contenders, fitted
+from hwfit.latency_models import verdict as verdicts
 from hwfit.latency_models.advise import advise, uniform_seconds
+from hwfit.latency_models.cells import REGIMES, Cells
 from hwfit.latency_models.estimate import DataMiss
 from hwfit.latency_models.fitted import Fitted
 from hwfit.latency_models.load import load_latency, load_prices
+from hwfit.latency_models.verdict import Verdict
 from hwfit.latency_models.whole import sum_ops
 from hwfit.lut_store.facts import facts_of
 from hwfit.precision import Precision
@@ -111,12 +115,37 @@ def test_a_contest_is_kept_for_the_same_cells_only(
     changed = prices.frame.assign(p10=prices.frame["p10"] * 1.01)
     with pytest.raises(AssertionError, match="judged again"):
         Fitted(DEVICE, changed, prices.facts, table[1]).verdict("w4a16")
-    path = next((table[1] / fitted.FOLDER).glob("*w4a16.json"))
+    path = next((table[1] / verdicts.FOLDER).glob("*w4a16.json"))
     text = path.read_text()
     path.write_text(text[:40])
     with pytest.raises(AssertionError, match="judged again"):
         Fitted(DEVICE, prices.frame, prices.facts, table[1]).verdict("w4a16")
     path.write_text(text)
+
+
+def test_a_shipped_verdict_serves_the_very_cells(
+    prices: Fitted, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(verdicts, "shipped_contests", lambda: tmp_path / "shipped")
+    told = Verdict("nearest", 0.5, 0.25, {"m1": 0.7})
+    cells = Cells.of(prices.frame, "w4a16", prices.facts)
+    verdicts.write_verdict(tmp_path / "shipped", DEVICE, cells, told)
+    assert Fitted(DEVICE, prices.frame, prices.facts, tmp_path).verdict("w4a16") == told
+    judged = Verdict("roofline", 0.1, 0.5, {"m1": 0.2})
+    monkeypatch.setattr(fitted, "judge", lambda device, cells: judged)
+    changed = prices.frame.assign(p10=prices.frame["p10"] * 1.01)
+    assert Fitted(DEVICE, changed, prices.facts, tmp_path).verdict("w4a16") == judged
+    other = replace(prices.facts, bandwidth=2 * prices.facts.bandwidth)
+    assert Fitted(DEVICE, prices.frame, other, tmp_path).verdict("w4a16") == judged
+
+
+@pytest.mark.parametrize("path", sorted(verdicts.shipped_contests().iterdir()), ids=lambda path: path.stem)
+def test_what_ships_can_be_read(path: Path) -> None:
+    found = verdicts.parse_verdict(path.read_text(encoding="utf-8"))
+    assert found
+    assert found[1].contender in fitted.ENTERED
+    assert found[1].half_widths.keys() == set(REGIMES)
+    assert all(0 < half < 1 for half in found[1].half_widths.values())
 
 
 def test_whole_models_are_sums_and_their_intervals_too(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
