@@ -6,6 +6,7 @@ worst of all), for the luck of ten models decides much of one draw's.
 
 from __future__ import annotations
 
+import json
 import random
 import tempfile
 from pathlib import Path
@@ -17,6 +18,7 @@ from benchmarks.common import parser, publish
 from hwfit.deploy.bundle import random_bundle
 from hwfit.deploy.onnx_graph import write_onnx
 from hwfit.deploy.runtime import OnnxModel
+from hwfit.files import write_text
 from hwfit.kernels.registry import get_backend
 from hwfit.latency_models.lookup import Lookup
 from hwfit.latency_models.whole import WholeModel, fit_overhead
@@ -43,6 +45,7 @@ def main() -> None:
     arguments.add_argument("--fit", type=int, default=10, help="other subnets to fit the overhead on")
     arguments.add_argument("--every", type=int, default=7, help="batches of cells between two timings of all models")
     arguments.add_argument("--seconds", type=float, default=Rules().seconds, help="seconds a cell")
+    arguments.add_argument("--keep", type=Path, help="a new folder for the table, the subnets and each pass's seconds")
     options = arguments.parse_args()
     model = open_model(options.model)
     config, space, workload = load_config(model), Space.default(load_shape(model)), Workload()
@@ -50,7 +53,7 @@ def main() -> None:
     subnets = [space.sample(rng) for _ in range(options.fit + options.n)]
     device = fingerprint("cpu")
     with tempfile.TemporaryDirectory() as folder:
-        table = Table(Path(folder) / "table")
+        table = Table((options.keep or Path(folder)) / "table")
         models = {}
         with track(len(subnets), "Deploying") as advance:
             for i, subnet in enumerate(subnets):
@@ -90,6 +93,9 @@ def main() -> None:
                 f"{phase}.slowest_ms": float(want.max() * 1e3),
                 f"{phase}.pass_spread": _spread(passes, phase),
             }
+        if options.keep:
+            kept = {"fit": options.fit, "subnets": [json.loads(s.to_json()) for s in subnets], "passes": passes}
+            write_text(options.keep / "passes.json", json.dumps(kept))
     publish("whole_model", figures, options.json)
 
 
