@@ -64,7 +64,7 @@ def profile(
     minutes: Annotated[float | None, typer.Option(help="Time budget; the most useful cells come first")] = None,
     precision: Precisions = None,
     coarse: Annotated[bool, typer.Option(help="Only the grid that every width can be interpolated from")] = False,
-    whole_models: Annotated[int, typer.Option(help="Random whole models timed to fit the overhead")] = 10,
+    whole_models: Annotated[int, typer.Option(help="Random whole models timed to fit the overhead")] = 16,
     allow_busy: Annotated[bool, typer.Option("--allow-busy", help="Measure a GPU that others use, too")] = False,
     allow_mig: Annotated[bool, typer.Option("--allow-mig", help="Measure one partition of a GPU in MIG mode")] = False,
     config: Annotated[Path | None, typer.Option(help="A config.json in place of MODEL; no weights needed")] = None,

@@ -66,7 +66,7 @@ def profile(
     minutes: float | None = None,
     precision: Sequence[str] = (),
     coarse: bool = False,
-    whole_models: int = 10,
+    whole_models: int = 16,
     allow_busy: bool = False,
     allow_mig: bool = False,
     config: Path | None = None,
@@ -103,6 +103,10 @@ def profile(
         terms = latency.overhead.terms(phase)
         told = f"within {terms.error:.1%} of the sum of their layers" if terms.runs else "none timed"
         out_console.print(f"{phase}: whole models {told} ({terms.runs} runs)")
+        if terms.resident:
+            saved = f"up to {terms.resident / terms.scale:.0%} of their layers' time is saved"
+            reads = f"models that read less than {terms.cache / 1e6:.0f} MB a call stay in the last cache in part"
+            out_console.print(f"{phase}: {reads}: {saved}", soft_wrap=True)
     out_console.print(f"table: {report.table}, device {report.device}")
     return report
 

@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
-from hwfit.kernels.op import Op
+import math
+
+from hwfit.kernels.op import Op, subnet_ops
 from hwfit.precision import Precision
 from hwfit.subnet import Subnet
+from hwfit.workload import Phase
+
+FEW_ROWS = 16
+"""Up to this many rows a forward call is bound by reading, and it matters from where."""
 
 
 def kv_bytes(device: str) -> int:
@@ -28,6 +34,14 @@ def op_bytes(op: Op, batch: int = 1, device: str = "cpu") -> int:
             return 2 * kv_bytes(device) * op.k * op.head_size * op.context * batch
         case _:
             return 0
+
+
+def read_bytes(subnet: Subnet, phase: Phase, device: str = "cpu") -> float:
+    """Bytes of weights, keys and values that one forward call of few rows reads; infinite for one of many."""
+    if phase.m > FEW_ROWS:
+        return math.inf
+    ops = subnet_ops(subnet, phase).items()
+    return float(sum(count * op_bytes(op, phase.batch, device) for op, count in ops if op.kind != "embed"))
 
 
 def disk(subnet: Subnet) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
@@ -10,15 +11,18 @@ from hwfit.errors import HwfitError
 from hwfit.files import is_number, parse_json, write_text
 from hwfit.workload import PHASES, PhaseName
 
-FORMAT = 1
+FORMAT = 2
 
 
 @dataclass(frozen=True)
 class Terms:
-    """seconds = scale x (sum of ops) + block x (kept blocks) + constant.
+    """seconds = scale x (sum of ops) + block x (kept blocks) + constant - resident x (share cached) x (sum of ops).
 
-    `block` and `constant` are seconds. `error` is the relative error that new models should stay within 9 times in
-    10, from the `runs` timed models when each was left out of the choice of terms and their fit (0: never fitted).
+    `block` and `constant` are seconds. Ops are priced as if their weights came from memory; on a processor with a large
+    last cache those of a small model stay there from token to token. Of a call that reads `read` bytes, the share
+    max(0, 1 - read / `cache`) does; `resident` is the share of the ops' time that is saved when all is cached.
+    `error` is the relative error that new models should stay within 9 times in 10, from the `runs` timed models when
+    each was left out of the choice of terms and their fit (0: never fitted).
     """
 
     block: float = 0.0
@@ -26,10 +30,13 @@ class Terms:
     scale: float = 1.0
     error: float = 0.0
     runs: int = 0
+    resident: float = 0.0
+    cache: float = 0.0
 
-    def apply(self, ops: float, blocks: int) -> float:
+    def apply(self, ops: float, blocks: int, read: float = math.inf) -> float:
         """`ops`: the summed prices in seconds; returns the seconds of the whole call."""
-        return self.scale * ops + self.block * blocks + self.constant
+        saved = self.resident * max(0.0, 1 - read / self.cache) if self.cache else 0.0
+        return (self.scale - saved) * ops + self.block * blocks + self.constant
 
 
 @dataclass(frozen=True)
@@ -88,6 +95,8 @@ def _wrong(terms: Terms) -> list[tuple[str, object, str]]:
     for name, value in asdict(terms).items():
         if not is_number(value):
             found.append((name, value, "must be a finite number"))
-        elif (name == "scale" and value <= 0) or (name in ("error", "runs") and value < 0):
+        elif (name == "scale" and value <= 0) or (name in ("resident", "cache", "error", "runs") and value < 0):
             found.append((name, value, "must be above 0" if name == "scale" else "must not be negative"))
+        elif name == "resident" and is_number(terms.scale) and 0 < terms.scale <= value:
+            found.append((name, value, f"must be below the scale, {terms.scale:g}"))
     return found

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from dataclasses import replace
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
 from itertools import chain, combinations
 
 import numpy as np
@@ -15,46 +16,87 @@ from hwfit.latency_models.surface import Errors
 
 Array = NDArray[np.float64]
 NAMES = ("scale", "block", "constant")
-CANDIDATES = tuple(chain.from_iterable(combinations(NAMES, r) for r in range(len(NAMES) + 1)))
+PLAIN = tuple(chain.from_iterable(combinations(NAMES, r) for r in range(len(NAMES) + 1)))
+CANDIDATES = (*PLAIN, *((*names, "resident") for names in PLAIN if "scale" in names))
 WIN = 0.95  # a larger set of terms must bring the held-out error below this share of a smaller set's,
 LEAST = 1e-4  # and at least this much below it
 CONFORMAL = 9  # fewest runs of which a 90 % rank exists
 SCALES = (0.5, 2.0)  # a scale outside says that the table is wrong, not that there is overhead
+RESIDENT = 0.9  # nor does a cache save more of a model's time
+FOLDS = 12  # parts that take turns in being held out, where there are more runs than that
+CACHED = 0.75  # what a cache must bring the residual of a scale alone below: two more terms always fit a little better
+CACHES = 12  # sizes that are tried, from what holds the smallest model to twice the largest
 ROUNDS = 20
 TIGHTEST = 0.005  # relative residual below which no run counts as an outlier
 
 
-def fit_terms(ops: Array, blocks: Array, seconds: Array) -> Terms:
-    """Terms minimising the Huber loss of the relative error of `scale·ops + block·blocks + constant` to `seconds`.
+@dataclass(frozen=True)
+class Runs:
+    """Timed models, `[runs]` each: summed prices of their ops, kept blocks, bytes read, and seconds of the call."""
 
-    All arrays are `[runs]`. A set of t terms is tried from t + 2 runs on.
+    ops: Array
+    blocks: Array
+    read: Array
+    seconds: Array
+
+    def __len__(self) -> int:
+        return len(self.seconds)
+
+    def folds(self) -> Iterator[tuple[NDArray[np.int64], Runs]]:
+        """(runs held out, all others): each run is held out once, alone where there are few."""
+        for i in range(min(FOLDS, len(self))):
+            out = np.arange(i, len(self), FOLDS)
+            yield out, Runs(*(np.delete(array, out) for array in (self.ops, self.blocks, self.read, self.seconds)))
+
+    def miss(self, terms: Terms, i: np.integer | int) -> float:
+        """Relative error of the terms on run `i`."""
+        said = terms.apply(float(self.ops[i]), int(self.blocks[i]), float(self.read[i]))
+        return abs(said / float(self.seconds[i]) - 1)
+
+
+def fit_terms(runs: Runs) -> Terms:
+    """Terms minimising the Huber loss of the relative error of `Terms.apply` to `runs.seconds`.
+
+    A set of t terms is tried from t + 2 runs on.
     """
-    names = _chosen(ops, blocks, seconds)
-    errors = _errors(ops, blocks, seconds)
-    return replace(_solve(names, ops, blocks, seconds), error=_ninety(errors, len(names)), runs=len(seconds))
+    cache = _cache(runs)
+    names = _chosen(runs, cache)
+    errors = _errors(runs)
+    return replace(_solve(names, runs, cache)[0], error=_ninety(errors, len(names)), runs=len(runs))
 
 
-def _chosen(ops: Array, blocks: Array, seconds: Array) -> tuple[str, ...]:
+def _cache(runs: Runs) -> float:
+    """The size of the cache that explains the runs best, with a scale; 0 where none does, or that cannot be told."""
+    if len(runs) < 5 or not np.isfinite(runs.read).all() or runs.read.min() <= 0:
+        return 0.0
+    sizes = np.geomspace(1.05 * runs.read.min(), 2 * runs.read.max(), CACHES)
+    residuals = {float(size): _solve(("scale", "resident"), runs, size)[1] for size in sizes}
+    best = min(residuals, key=lambda size: residuals[size])
+    return best if residuals[best] < CACHED * _solve(("scale",), runs, 0.0)[1] else 0.0
+
+
+def _chosen(runs: Runs, cache: float) -> tuple[str, ...]:
     """The set of terms with the least mean held-out error; a larger set must win by a margin."""
-    errors = _held_out((), ops, blocks, seconds)
+    errors = _held_out((), runs, cache)
     best: tuple[float, tuple[str, ...]] = (float(np.mean(errors)) if errors else 0.0, ())
     for names in CANDIDATES[1:]:
-        errors = _held_out(names, ops, blocks, seconds)
+        errors = _held_out(names, runs, cache)
         mean = float(np.mean(errors)) if errors else math.inf
         if mean < min(WIN * best[0], best[0] - LEAST):
             best = mean, names
     return best[1]
 
 
-def _errors(ops: Array, blocks: Array, seconds: Array) -> list[float]:
-    """Relative error of every run when the others alone chose the set of terms and fitted it.
+def _errors(runs: Runs) -> list[float]:
+    """Relative error of every run when others alone chose the set of terms and fitted it.
 
-    The errors that a set was chosen by are too small for the interval: of eight sets the luckiest has won.
+    The errors that a set was chosen by are too small for the interval: of many sets the luckiest has won.
     """
-    found = []
-    for i in range(len(seconds)):
-        rest = _without(i, ops, blocks, seconds)
-        found.append(_miss(_solve(_chosen(*rest), *rest), i, ops, blocks, seconds))
+    found: list[float] = []
+    for out, rest in runs.folds():
+        cache = _cache(rest)
+        terms, _ = _solve(_chosen(rest, cache), rest, cache)
+        found += [runs.miss(terms, i) for i in out]
     return found
 
 
@@ -67,38 +109,32 @@ def _ninety(errors: list[float], terms: int) -> float:
     return float(t.ppf(0.95, max(1, len(errors) - terms)) * np.sqrt(np.mean(np.square(errors))))
 
 
-def _held_out(names: tuple[str, ...], ops: Array, blocks: Array, seconds: Array) -> list[float]:
-    """Relative error of every run under the fit to all others; empty where the set of terms is not to be had."""
-    if names and len(seconds) < len(names) + 2:
+def _held_out(names: tuple[str, ...], runs: Runs, cache: float) -> list[float]:
+    """Relative error of every run under a fit to others; empty where the set of terms is not to be had."""
+    if (names and len(runs) < len(names) + 2) or ("resident" in names and not cache):
         return []
-    found = []
-    for i in range(len(seconds)):
-        terms = _solve(names, *_without(i, ops, blocks, seconds))
-        if not SCALES[0] <= terms.scale <= SCALES[1]:
+    found: list[float] = []
+    for out, rest in runs.folds():
+        terms, _ = _solve(names, rest, cache)
+        if not SCALES[0] <= terms.scale <= SCALES[1] or not 0 <= terms.resident <= RESIDENT * terms.scale:
             return []
-        found.append(_miss(terms, i, ops, blocks, seconds))
+        found += [runs.miss(terms, i) for i in out]
     return found
 
 
-def _without(i: int, *arrays: Array) -> tuple[Array, ...]:
-    return tuple(np.delete(array, i) for array in arrays)
-
-
-def _miss(terms: Terms, i: int, ops: Array, blocks: Array, seconds: Array) -> float:
-    """Relative error of the terms on run `i`."""
-    return abs(terms.apply(float(ops[i]), int(blocks[i])) / float(seconds[i]) - 1)
-
-
-def _solve(names: tuple[str, ...], ops: Array, blocks: Array, seconds: Array) -> Terms:
-    """The named terms by iteratively reweighted least squares (Huber, 1.345 median absolute residuals)."""
+def _solve(names: tuple[str, ...], runs: Runs, cache: float) -> tuple[Terms, float]:
+    """The named terms by iteratively reweighted least squares (Huber, 1.345 median absolute residuals), and the mean
+    absolute relative residual."""
     if not names:
-        return Terms()
-    columns = {"scale": ops, "block": blocks, "constant": np.ones_like(seconds)}
+        return Terms(), math.inf
+    ops, seconds = runs.ops, runs.seconds
+    cached = np.maximum(0.0, 1 - runs.read / cache) if cache else np.zeros_like(seconds)
+    columns = {"scale": ops, "block": runs.blocks, "constant": np.ones_like(seconds), "resident": -cached * ops}
     matrix = np.stack([columns[name] for name in names], axis=1) / seconds[:, None]  # [runs, terms]
     target = 1 - (0.0 if "scale" in names else ops / seconds)
-    size = np.abs(matrix).max(axis=0)
+    size = np.maximum(np.abs(matrix).max(axis=0), 1e-12)
     weights = np.ones_like(seconds)
-    solution = np.zeros(len(names))
+    solution, residual = np.zeros(len(names)), np.abs(target)
     for _ in range(ROUNDS):
         root = np.sqrt(weights)
         solution = np.linalg.lstsq(matrix / size * root[:, None], target * root, rcond=None)[0]
@@ -107,4 +143,5 @@ def _solve(names: tuple[str, ...], ops: Array, blocks: Array, seconds: Array) ->
         before, weights = weights, np.minimum(1.0, edge / np.maximum(residual, 1e-12))
         if np.abs(weights - before).max() < 1e-6:
             break
-    return Terms(**dict(zip(names, (solution / size).tolist(), strict=True)))
+    found = dict(zip(names, (solution / size).tolist(), strict=True))
+    return Terms(**found, cache=cache if "resident" in names else 0.0), float(residual.mean())

@@ -12,9 +12,9 @@ import numpy as np
 from hwfit.errors import HwfitError, raise_all
 from hwfit.kernels.op import Op, subnet_ops
 from hwfit.latency_models.estimate import DataMiss, Estimate
-from hwfit.latency_models.memory import memory
+from hwfit.latency_models.memory import memory, read_bytes
 from hwfit.latency_models.overhead import NO_OVERHEAD, Overhead
-from hwfit.latency_models.robust import fit_terms
+from hwfit.latency_models.robust import Runs, fit_terms
 from hwfit.subnet import Subnet
 from hwfit.workload import PHASES, Phase
 
@@ -68,7 +68,8 @@ class WholeModel:
         Raises `DataMiss` listing every op without a price.
         """
         ops, terms = sum_ops(self.lookup, subnet, phase), self.overhead.terms(phase.name)
-        value, low, high = (terms.apply(s, len(subnet.blocks)) for s in (ops.value, ops.low, ops.high))
+        read = read_bytes(subnet, phase, self.lookup.device)
+        value, low, high = (terms.apply(s, len(subnet.blocks), read) for s in (ops.value, ops.low, ops.high))
         if terms.runs:
             low, high = value / (1 + terms.error), value * (1 + terms.error)
         return Estimate(value, low, high, "whole")
@@ -107,7 +108,12 @@ def fit_overhead(lookup: Prices, runs: Sequence[Run]) -> Overhead:
     fitted = {}
     for name in PHASES:
         mine = [run for run in runs if run[1].name == name]
-        ops = np.array([sum_ops(lookup, subnet, phase).value for subnet, phase, _ in mine])
-        blocks = np.array([float(len(subnet.blocks)) for subnet, _, _ in mine])
-        fitted[name] = fit_terms(ops, blocks, np.array([seconds for _, _, seconds in mine]))
+        fitted[name] = fit_terms(
+            Runs(
+                ops=np.array([sum_ops(lookup, subnet, phase).value for subnet, phase, _ in mine]),
+                blocks=np.array([float(len(subnet.blocks)) for subnet, _, _ in mine]),
+                read=np.array([read_bytes(subnet, phase, lookup.device) for subnet, phase, _ in mine]),
+                seconds=np.array([seconds for _, _, seconds in mine]),
+            )
+        )
     return Overhead(**fitted, device=lookup.device)

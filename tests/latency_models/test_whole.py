@@ -16,8 +16,9 @@ from hwfit.errors import HwfitError
 from hwfit.kernels.op import subnet_ops
 from hwfit.latency_models.estimate import DataMiss
 from hwfit.latency_models.lookup import Lookup
+from hwfit.latency_models.memory import read_bytes
 from hwfit.latency_models.overhead import Overhead, Terms
-from hwfit.latency_models.robust import fit_terms
+from hwfit.latency_models.robust import Runs, fit_terms
 from hwfit.latency_models.whole import WholeModel, fit_overhead, memory
 from hwfit.space import Space
 from hwfit.subnet import Subnet
@@ -39,6 +40,16 @@ def plain_sum(subnet: Subnet, phase) -> float:
     return math.fsum(seconds(op) for op, count in subnet_ops(subnet, phase).items() for _ in range(count))
 
 
+def plain_bytes(subnet: Subnet, phase) -> float:
+    """Spelled out: fp32 keys and values, and the packed weights of all linears; nothing stays of many rows."""
+    cache = 2 * 4 * subnet.kv_heads * subnet.head_size * phase.context * phase.batch * len(subnet.blocks)
+    return (
+        subnet.weight_bytes - subnet.embed.weight_bytes(subnet.vocab, subnet.hidden) + cache
+        if phase.m < 17
+        else math.inf
+    )
+
+
 def timed(space: Space, terms: dict[str, Terms], count: int, noise: float = 0.0, seed: int = 0):
     """Random subnets with the seconds a device with these overhead terms would take."""
     rng, generator = random.Random(seed), np.random.default_rng(seed)
@@ -47,7 +58,7 @@ def timed(space: Space, terms: dict[str, Terms], count: int, noise: float = 0.0,
         subnet = space.sample(rng)
         for name in PHASES:
             phase = WORKLOAD.phase(name)
-            truth = terms[name].apply(plain_sum(subnet, phase), len(subnet.blocks))
+            truth = terms[name].apply(plain_sum(subnet, phase), len(subnet.blocks), plain_bytes(subnet, phase))
             runs.append((subnet, phase, truth * float(np.exp(noise * generator.standard_normal()))))
     return runs
 
@@ -80,6 +91,33 @@ def test_planted_overhead_is_found(space, lookup, names):
     )
     assert overhead.device == DEVICE
     assert (overhead.prefill.block, overhead.prefill.constant, overhead.prefill.scale) == (0, 0, 1)
+
+
+def test_a_cache_that_holds_small_models_is_found(space, lookup):
+    planted = Terms(scale=1.1, resident=0.5, cache=90e6)
+    truth = {"decode": planted, "prefill": Terms(scale=1.1)}
+    runs = timed(space, truth, 16, noise=0.01)
+    overhead = fit_overhead(lookup, runs)
+    assert overhead.decode.resident == pytest.approx(0.5, abs=0.15)
+    assert overhead.decode.cache == pytest.approx(90e6, rel=0.2)
+    assert overhead.prefill.resident == 0
+    whole, cold = WholeModel(lookup, overhead), WholeModel(lookup, Overhead(replace(overhead.decode, cache=0.0)))
+    new = [run for run in timed(space, truth, 30, seed=5) if run[1].name == "decode"]
+    errors = [[abs(w.predict(s, p).value / t - 1) for s, p, t in new] for w in (whole, cold)]
+    assert np.mean(errors[0]) < 0.03
+    assert np.mean(errors[1]) > 2 * np.mean(errors[0]), "some of these models stay in the cache"
+
+
+def test_a_device_without_such_a_cache_gets_none(space, lookup):
+    truth = {"decode": Terms(scale=1.1, block=1e-5), "prefill": Terms()}
+    found = [fit_overhead(lookup, timed(space, truth, 12, noise=0.02, seed=seed)).decode for seed in range(4)]
+    assert sum(terms.resident > 0.1 for terms in found) <= 1
+
+
+def test_bytes_read_are_those_of_weights_keys_and_values(space):
+    subnet = space.sample(random.Random(3))
+    for phase in (WORKLOAD.decode, replace(WORKLOAD, batch=4).decode, WORKLOAD.prefill):
+        assert read_bytes(subnet, phase) == plain_bytes(subnet, phase)
 
 
 def test_the_fit_helps_models_it_did_not_see(space, lookup):
@@ -115,8 +153,9 @@ def test_too_few_runs_fit_nothing(space, lookup, count):
 def test_noise_alone_brings_no_three_terms():
     generator = np.random.default_rng(3)
     ops, blocks = generator.uniform(5e-3, 9e-3, 10), generator.integers(16, 31, 10).astype(float)
-    terms = fit_terms(ops, blocks, ops * np.exp(0.02 * generator.standard_normal(10)))
-    assert sum([terms.scale != 1, terms.block != 0, terms.constant != 0]) <= 1
+    read = ops * 1e10
+    terms = fit_terms(Runs(ops, blocks, read, ops * np.exp(0.02 * generator.standard_normal(10))))
+    assert sum([terms.scale != 1, terms.block != 0, terms.constant != 0, terms.resident != 0]) <= 1
     assert terms.error < 0.06
 
 
@@ -179,10 +218,23 @@ def test_overhead_saved_whole(tmp_path):
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        ({"format": 2}, "format 2"),
+        ({"format": 1}, "format 1"),
         ({"decode": None}, "not an overhead file"),
         ({"device": 3}, "device=3"),
-        ({"prefill": {"block": 0, "constant": "x", "scale": -1, "error": -0.1, "runs": 0}}, "prefill.constant='x'"),
+        (
+            {
+                "prefill": {
+                    "block": 0,
+                    "constant": "x",
+                    "scale": -1,
+                    "error": -0.1,
+                    "runs": 0,
+                    "resident": 0,
+                    "cache": 0,
+                }
+            },
+            "prefill.constant='x'",
+        ),
     ],
 )
 def test_a_bad_overhead_file_says_what_is_wrong(tmp_path, change, said):
