@@ -38,6 +38,7 @@ from hwfit.subnet import Subnet
 from hwfit.workload import Workload
 
 UNIFORM = {"uniform w8": "w8a8g32", "uniform w4": "w4a8g32"}
+"""Both are shown and budgets are shares of the 4-bit one, whichever is faster: runs mean the same on every machine."""
 MAIN = 0.85
 """The budget the demo is about, as a share of the uniform 4-bit model's decode latency."""
 
