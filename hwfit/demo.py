@@ -116,8 +116,19 @@ def run_demo(
         choices = _searched(study, latency, workload, budgets, measure, settings, out, progress)
     with stages.stage("distil", "Distil every subnet from the original"):
         bundles = distil_all(study, choices, settings.distil, out, progress=progress)
-    rest = {"tables": tables, "exam": settings.exam, "seconds": settings.measure_seconds, "progress": progress}
-    bench = Bench(model, path, out, device, print_, latency, workload, **rest)
+    bench = Bench(
+        model=model,
+        path=path,
+        out=out,
+        device=device,
+        identity=print_,
+        latency=latency,
+        workload=workload,
+        tables=tables,
+        exam=settings.exam,
+        seconds=settings.measure_seconds,
+        progress=progress,
+    )
     facts = {"training text": TRAINING_TEXT, "settings": json.dumps(asdict(settings))}
     results = conclude(bench, choices, bundles, _name(MAIN), stages, facts)
     Console().print(rich_table(read_results(out)))

@@ -149,8 +149,18 @@ def _conclude(
 ) -> None:
     """What is known in the end: results.json and its report, or the predictions where nothing can be timed."""
     device = job.device
-    rest = (latency, job.workload, job.tables, EXAM, SECONDS)
-    bench = Bench(job.model, job.path, job.out, device.kind, device.identity, *rest)
+    bench = Bench(
+        model=job.model,
+        path=job.path,
+        out=job.out,
+        device=device.kind,
+        identity=device.identity,
+        latency=latency,
+        workload=job.workload,
+        tables=job.tables,
+        exam=EXAM,
+        seconds=SECONDS,
+    )
     if not device.here:
         tell_predictions(bench, folders, judge=job.judge and device.answers)
     elif not job.judge:
