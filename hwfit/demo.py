@@ -13,7 +13,7 @@ from rich.console import Console
 from hwfit.bench import Bench
 from hwfit.errors import HwfitError
 from hwfit.evaluate.judge import Exam
-from hwfit.files import write_text
+from hwfit.files import parse_json, write_text
 from hwfit.latency_models.load import load_latency
 from hwfit.latency_models.whole import WholeModel
 from hwfit.models.llama import load_config, load_shape, open_model
@@ -148,7 +148,7 @@ def kept_budgets(path: Path, proposed: Mapping[str, Budget]) -> dict[str, Budget
     if not path.exists():
         write_text(path, json.dumps({name: budget.limits for name, budget in proposed.items()}))
     try:
-        raw = json.loads(path.read_text())
+        raw = parse_json(path.read_text())
         return {name: Budget(tuple((str(m), float(v)) for m, v in limits)) for name, limits in raw.items()}
     except (ValueError, TypeError, AttributeError) as error:
         raise HwfitError(f"{path}: damaged ({error}); delete it, or give --out another folder") from error
