@@ -13,7 +13,6 @@ from rich.table import Table as RichTable
 from hwfit.demo import DemoSettings, run_demo
 from hwfit.evaluate_command import evaluate
 from hwfit.export_command import export, generate
-from hwfit.kernels.registry import get_backend
 from hwfit.latency_models.active import most_telling
 from hwfit.latency_models.load import load_latency
 from hwfit.lut_store.table import Table
@@ -22,7 +21,7 @@ from hwfit.models.llama import load_config
 from hwfit.pick_command import pick
 from hwfit.predict_commands import advise, config_of, predict, workloads_of
 from hwfit.profiler.anchor import Anchor
-from hwfit.profiler.device import fingerprint
+from hwfit.profiler.device_kinds import fingerprint, get_backend, get_deployer
 from hwfit.profiler.doctor import Finding, examine
 from hwfit.profiler.preflight import preflight, refuse_precisions, refuse_too_large
 from hwfit.profiler.run import ProfileReport
@@ -77,6 +76,8 @@ def profile(
     """
     workloads = workloads_of(batch, prompt, context)
     preflight(device, allow_busy, allow_mig)
+    if whole_models:
+        get_deployer(device)
     path = config_of(model, config)
     wanted, workload = measurable(space_of(path, space, precision, device), device), workloads[0]
     refuse_precisions(device, wanted)

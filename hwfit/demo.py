@@ -17,7 +17,7 @@ from hwfit.files import parse_json, write_text
 from hwfit.latency_models.load import load_latency
 from hwfit.latency_models.whole import WholeModel
 from hwfit.models.llama import load_config, load_shape, open_model
-from hwfit.profiler.device import fingerprint
+from hwfit.profiler.device_kinds import fingerprint
 from hwfit.profiler.protocol import Rules
 from hwfit.profiler.run import profile
 from hwfit.profiler.subnets import p10s, profile_models, time_subnets

@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from hwfit.errors import HwfitError, raise_all
-from hwfit.kernels.registry import device_names
 from hwfit.models.llama import open_model
 from hwfit.plan_command import plan
+from hwfit.profiler.device_kinds import DEVICES
 from hwfit.progress import out_console
 from hwfit.search import parallel
 from hwfit.search.budget import Budget
@@ -82,7 +82,7 @@ def search(
     )
     training.check()
     if dry_run:
-        kind = device if device in device_names() else kind_of(device)
+        kind = device if device in DEVICES else kind_of(device)
         plan(
             model=model,
             config=config,

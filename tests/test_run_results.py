@@ -25,7 +25,7 @@ from hwfit.latency_models.whole import WholeModel
 from hwfit.models.llama import load_config, load_shape, load_weights
 from hwfit.precision import Precision
 from hwfit.profiler.anchor import Correction, Pace
-from hwfit.profiler.device import fingerprint
+from hwfit.profiler.device_kinds import fingerprint
 from hwfit.profiler.whole import Timing
 from hwfit.report.results import Results, read_results
 from hwfit.run_predictions import tell_predictions

@@ -15,7 +15,7 @@ from hwfit.lut_store.shipped import open_table
 from hwfit.lut_store.whole_runs import FOLDER
 from hwfit.models.llama import load_shape, load_tokenizer, open_model
 from hwfit.models.text import heldout_texts, pack_tokens, train_texts
-from hwfit.profiler.device import fingerprint
+from hwfit.profiler.device_kinds import fingerprint
 from hwfit.search.baseline import fastest_uniform
 from hwfit.space import Space
 from hwfit.workload import PHASES, Workload
