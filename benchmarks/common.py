@@ -16,7 +16,7 @@ from rich.console import Console
 from rich.table import Table
 
 from hwfit import __version__
-from hwfit.profiler.device import fingerprint
+from hwfit.profiler.device_kinds import fingerprint
 
 
 def parser(description: str | None) -> argparse.ArgumentParser:

@@ -16,9 +16,8 @@ from rich.table import Table
 from benchmarks.common import provenance
 from hwfit.kernels.cuda import CudaBackend, CudaChain
 from hwfit.kernels.cuda_graph import Work
-from hwfit.kernels.registry import get_backend
 from hwfit.profiler.clock import Timer, timer
-from hwfit.profiler.device import fingerprint
+from hwfit.profiler.device_kinds import fingerprint, get_backend
 from hwfit.profiler.protocol import no_gc
 from hwfit.profiler.stats import QUANTILE
 

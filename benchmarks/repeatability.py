@@ -16,10 +16,9 @@ from dataclasses import asdict
 import numpy as np
 
 from benchmarks.common import parser, publish
-from hwfit.kernels.registry import get_backend
 from hwfit.models.llama import load_shape, open_model
 from hwfit.profiler.anchor import Anchor, Work
-from hwfit.profiler.device import fingerprint
+from hwfit.profiler.device_kinds import fingerprint, get_backend
 from hwfit.profiler.plan import plan
 from hwfit.profiler.protocol import batches, default_rules, measure
 from hwfit.profiler.run import steady

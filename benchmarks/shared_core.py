@@ -15,9 +15,9 @@ import numpy as np
 from benchmarks.common import parser, publish
 from benchmarks.repeatability import BUSY
 from hwfit.kernels.op import linear
-from hwfit.kernels.registry import get_backend
 from hwfit.profiler.anchor import FLOAT, FROM_MEMORY, INTEGER
 from hwfit.profiler.clock import timer
+from hwfit.profiler.device_kinds import get_backend
 from hwfit.profiler.protocol import no_gc
 from hwfit.progress import track
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Callable, Mapping, Sequence
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +26,7 @@ from hwfit.latency_models.choices import Choices
 from hwfit.latency_models.load import load_latency
 from hwfit.models.llama import open_model
 from hwfit.progress import track
+from hwfit.search.baseline import fastest_uniform
 from hwfit.search.costs import ExpectedCosts, predicted_cost
 from hwfit.search.joint import Searcher
 from hwfit.search.optimise import SearchSettings
@@ -34,7 +35,6 @@ from hwfit.search.strategies import STRATEGIES
 from hwfit.search.strategies.base import Evaluator
 from hwfit.search.strategies.drive import run_strategy
 from hwfit.search.strategies.on_supernet import OnSupernet
-from hwfit.search.strategies.picks import uniform_precisions, whole
 from hwfit.search.strategies.replay import Replay, compounding
 from hwfit.search.study import StudySettings, prepare
 from hwfit.space import Space
@@ -93,16 +93,17 @@ def main() -> None:
     publish("strategies", figures, options.json)
 
 
-def limits(of: Evaluator, share: float) -> dict[str, float]:
-    costs = [of.costs(whole(of.space, i))["decode"] for i in uniform_precisions(of.space)]
-    return {"decode": share * min(costs)}
+@cache
+def fastest_seconds(space: Space) -> float:
+    latency, decode = load_latency(DEVICE, "shipped"), Workload().decode
+    return latency.predict(fastest_uniform(space, latency, decode), decode).value
 
 
 def reached(
     name: str, of: Evaluator, share: float, counts: Sequence[int], seed: int, log: Path | None
 ) -> dict[int, float]:
     """Loss after each number of evaluations; infinite where the strategy has nothing to offer."""
-    strategy, within, out = STRATEGIES[name], limits(of, share), {}
+    strategy, within, out = STRATEGIES[name], {"decode": share * fastest_seconds(of.space)}, {}
     for planned in counts if strategy.paced else [max(counts)]:
         now = [planned] if strategy.paced else counts
         try:

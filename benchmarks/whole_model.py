@@ -19,13 +19,12 @@ from hwfit.deploy.bundle import random_bundle
 from hwfit.deploy.onnx_graph import write_onnx
 from hwfit.deploy.runtime import OnnxModel
 from hwfit.files import write_text
-from hwfit.kernels.registry import get_backend
 from hwfit.latency_models.lookup import Lookup
 from hwfit.latency_models.whole import WholeModel, fit_overhead
 from hwfit.lut_store.table import Table
 from hwfit.models.llama import load_config, load_shape, open_model
 from hwfit.profiler.anchor import Anchor
-from hwfit.profiler.device import fingerprint
+from hwfit.profiler.device_kinds import fingerprint, get_backend
 from hwfit.profiler.protocol import Rules
 from hwfit.profiler.run import profile
 from hwfit.profiler.subnets import max_tokens

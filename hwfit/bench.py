@@ -14,13 +14,13 @@ from hwfit.deploy.bundle import quantise_bundle, save_bundle
 from hwfit.errors import raise_all
 from hwfit.evaluate.judge import Exam, Quality, heldout_tokens, judge_all
 from hwfit.files import parse_json, write_text
-from hwfit.kernels.registry import get_backend
 from hwfit.latency_models.estimate import DataMiss, Estimate
 from hwfit.latency_models.whole import WholeModel
 from hwfit.lut_store.shipped import open_table
 from hwfit.models.llama import load_config, load_shape, load_weights
 from hwfit.profiler.anchor import Anchor
 from hwfit.profiler.device import Fingerprint
+from hwfit.profiler.device_kinds import get_backend
 from hwfit.profiler.whole import time_models
 from hwfit.profiler.whole_models import finish, finished, groups, open_model
 from hwfit.progress import track

@@ -14,7 +14,8 @@ os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
 import typer
 from rich.console import Console
 
-from hwfit import cli_export, cli_judge, cli_tables
+from hwfit import cli_export, cli_judge, cli_search, cli_tables
+from hwfit.cli_options import Device, Precisions, SpaceName, Tables, TrainOn, commands
 from hwfit.errors import HwfitError
 from hwfit.pick_command import pick
 
@@ -31,29 +32,13 @@ cli_export.register(app)
 app.command()(pick)
 
 Model = Annotated[str, typer.Argument(help="Known name (smollm2-135m), Llama-family directory, or hub id")]
-Device = Annotated[str, typer.Option(help="Device to measure on: cpu or cuda")]
-TrainOn = Annotated[
-    str | None, typer.Option(help="Where to search and distil: cpu or cuda [default: cuda where there is a GPU]")
-]
-Tables = Annotated[
-    Path | None,
-    typer.Option(help="Folder of the latency table [default: the user's cache]; predict also reads `shipped`"),
-]
-Precisions = Annotated[list[str] | None, typer.Option(help="Precision choice, such as w4a8g32; repeatable")]
-SpaceName = Annotated[str, typer.Option(help="auto (any model), fine, llama3, qllama3, or a .yaml file of your own")]
 Folders = Annotated[list[str], typer.Argument(help="Deployed folders or .onnx files")]
-
-
-def _commands() -> Any:
-    from hwfit import commands  # torch and transformers load only when a command runs
-
-    return commands
 
 
 @app.command()
 def fetch(name: Annotated[str, typer.Argument(help="Known model")] = "smollm2-135m") -> None:
     """Download a known model and make a plain Hugging Face directory of it; the last line is its path."""
-    _commands().fetch(name)
+    commands().fetch(name)
 
 
 @app.command()
@@ -74,9 +59,22 @@ def profile(
     space: SpaceName = "auto",
 ) -> None:
     """Measure every layer shape of MODEL's search space on this machine; rerunning resumes."""
-    sizes = (batch or (1,), prompt or (128,), context)
-    rules = (minutes, precision or (), coarse, whole_models, allow_busy, allow_mig)
-    _commands().profile(model, device, tables, *rules, config, *sizes, space)
+    commands().profile(
+        model=model,
+        device=device,
+        tables=tables,
+        minutes=minutes,
+        precision=precision or (),
+        coarse=coarse,
+        whole_models=whole_models,
+        allow_busy=allow_busy,
+        allow_mig=allow_mig,
+        config=config,
+        batch=batch or (1,),
+        prompt=prompt or (128,),
+        context=context,
+        space=space,
+    )
 
 
 @app.command()
@@ -87,7 +85,7 @@ def doctor(
     """Say what about this machine will show in measured latencies; exit code 1 if figures would be useless."""
     from hwfit.profiler.doctor import useless
 
-    if useless(_commands().doctor(device, json)):
+    if useless(commands().doctor(device, json)):
         raise typer.Exit(1)
 
 
@@ -106,7 +104,16 @@ def predict(
     context: Annotated[int, typer.Option(help="Tokens that decode attends to")] = 128,
 ) -> None:
     """Predict latency, memory and energy of a subnet, or of MODEL at every precision."""
-    _commands().predict(target, device, tables, json, config, batch, prompt, context)
+    commands().predict(
+        target=target,
+        device=device,
+        tables=tables,
+        json=json,
+        config=config,
+        batch=batch,
+        prompt=prompt,
+        context=context,
+    )
 
 
 @app.command()
@@ -120,7 +127,15 @@ def advise(
     context: Annotated[int, typer.Option(help="Tokens that decode attends to")] = 128,
 ) -> None:
     """Say which of MODEL's layers get faster at which precision on a device, and which get slower."""
-    _commands().advise(model, device, tables, config, batch, prompt, context)
+    commands().advise(
+        model=model,
+        device=device,
+        tables=tables,
+        config=config,
+        batch=batch,
+        prompt=prompt,
+        context=context,
+    )
 
 
 @app.command()
@@ -136,63 +151,10 @@ def transfer(
     out: Annotated[Path | None, typer.Option(help="Write the curve to a .png")] = None,
 ) -> None:
     """Say whether speed-ups found on device A hold on B, or after how many measurements there."""
-    _commands().transfer(a, b, shots or (), tables, alone, config, out)
+    commands().transfer(a, b, shots or (), tables, alone, config, out)
 
 
-@app.command()
-def search(
-    model: Annotated[
-        str | None, typer.Argument(help="As for the other commands; --dry-run also takes --config")
-    ] = None,
-    budget: Annotated[
-        list[str] | None, typer.Option(help="decode=6ms, ttft=120ms, memory=90MB, 'params>=80M', …; repeatable")
-    ] = None,
-    out: Annotated[Path, typer.Option(help="Run folder")] = Path("runs/search"),
-    device: Device = "cpu",
-    tables: Tables = None,
-    text: Annotated[Path | None, typer.Option(help="Own training text: .txt, .jsonl or .parquet")] = None,
-    precision: Precisions = None,
-    steps: Annotated[int, typer.Option(help="Architecture steps", min=1)] = 16,
-    distil_steps: Annotated[int, typer.Option(help="Distillation steps", min=0)] = 28,
-    front: Annotated[int, typer.Option(help="Budgets to search: the given one and looser ones, x1.25 each", min=1)] = 1,
-    train_on: TrainOn = None,
-    space: SpaceName = "auto",
-    data: Annotated[
-        str | None, typer.Option(help="Training text in place of --text: a file, a hub data set, or self-generated")
-    ] = None,
-    judge: Annotated[
-        bool, typer.Option(help="End with all measured and judged beside the original: results.json, report.html")
-    ] = True,
-    sequences: Annotated[int | None, typer.Option(help="Sequences a training step [default: 2]")] = None,
-    distil: Annotated[str, typer.Option(help="full, or lora: low-rank pairs beside frozen weights")] = "full",
-    hidden: Annotated[float, typer.Option(help="Weight of hidden states in distillation, beside answers")] = 0.0,
-    lr: Annotated[float | None, typer.Option(help="Learning rate of distillation [default: 2e-4]")] = None,
-    supernet_lr: Annotated[float | None, typer.Option(help="Of the supernet's weights [default: 1e-3]")] = None,
-    architecture_lr: Annotated[float | None, typer.Option(help="Of the architecture [default: 0.25]")] = None,
-    recompute: Annotated[bool, typer.Option("--recompute", help="Gradient checkpointing: less memory, slower")] = False,
-    checkpoint_minutes: Annotated[float, typer.Option(help="Save at least so often; 0: by steps alone")] = 5.0,
-    tensorboard: Annotated[bool, typer.Option("--tensorboard", help="Log steps there too, not to CSV alone")] = False,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the memory plan and stop")] = False,
-    config: Annotated[Path | None, typer.Option(help="--dry-run: a config.json in place of MODEL")] = None,
-    gpu_memory: Annotated[
-        str | None, typer.Option(help="--dry-run: plan for a GPU of that memory, as 80GB, that need not be here")
-    ] = None,
-    strategy: Annotated[
-        str,
-        typer.Option(
-            help="joint, integer_programme, evolutionary, random, sequential, quantise_first, bits or uniform"
-        ),
-    ] = "joint",
-    evaluations: Annotated[
-        int | None, typer.Option(help="Subnets whose loss is measured [default: what a joint search measures]")
-    ] = None,
-    aim: Annotated[float, typer.Option(help="Share of a budget to use as measured; a quiet device allows more")] = 0.95,
-) -> None:
-    """Search MODEL for the best subnet under every --budget at once, distil it and export it."""
-    rules = (text, precision or (), steps, distil_steps, front, train_on, space, data, judge)
-    rates = (sequences, distil, hidden, lr, supernet_lr, architecture_lr, recompute, checkpoint_minutes, tensorboard)
-    choosing = (strategy, evaluations, aim)
-    _commands().search(model, budget or (), out, device, tables, *rules, *rates, dry_run, config, gpu_memory, *choosing)
+cli_search.add(app)
 
 
 @app.command()
@@ -203,7 +165,7 @@ def measure(
     seconds: Annotated[float, typer.Option(help="Seconds a model", min=0.1)] = 6.0,
 ) -> None:
     """Time deployed models on this machine, interleaved."""
-    _commands().measure(target, device, tables, seconds)
+    commands().measure(target, device, tables, seconds)
 
 
 cli_judge.add(app)
@@ -212,7 +174,7 @@ cli_judge.add(app)
 @app.command()
 def report(run: Annotated[Path, typer.Argument(help="Run folder")]) -> None:
     """Write report.html and pareto.png of a run again and print its table."""
-    _commands().report(run)
+    commands().report(run)
 
 
 @app.command()
@@ -225,7 +187,7 @@ def demo(
     train_on: TrainOn = None,
 ) -> None:
     """The main job end to end: fetch, profile, search, distil, export, measure, judge, report."""
-    _commands().demo(quick, out, model, device, tables, train_on)
+    commands().demo(quick, out, model, device, tables, train_on)
 
 
 def main(run: Callable[..., Any] = app) -> None:

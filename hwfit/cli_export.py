@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
 
-def _commands() -> Any:
+def _commands():  # pyright infers the module
     from hwfit import export_command
 
     return export_command

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
+
+from hwfit.cli_options import commands
 
 TASKS = "boolq,piqa,hellaswag,winogrande,arc_easy,arc_challenge,mmlu"
 PARTS = "flips,domains,languages,long,refusals"
@@ -16,12 +18,6 @@ Device = Annotated[str, typer.Option(help="Device that runs the models: cpu or c
 Threads = Annotated[int, typer.Option(help="Threads that run the models", min=1)]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object instead of tables")]
 MODEL = "Deployed folder or .onnx file, known model, Llama-family directory, or hub id"
-
-
-def _commands() -> Any:
-    from hwfit import commands  # torch and transformers load only when a command runs
-
-    return commands
 
 
 def evaluate(
@@ -39,7 +35,18 @@ def evaluate(
     json: Json = False,
 ) -> None:
     """Perplexity on held-out text and accuracy on the paper's seven benchmarks; rerunning resumes."""
-    _commands().evaluate(target, documents, rows, text, threads, device, tasks, shots, data, json)
+    commands().evaluate(
+        target=target,
+        documents=documents,
+        rows=rows,
+        text=text,
+        threads=threads,
+        device=device,
+        tasks=tasks,
+        shots=shots,
+        data=data,
+        json=json,
+    )
 
 
 def validate(
@@ -65,9 +72,27 @@ def validate(
     out: Annotated[Path | None, typer.Option(help="A .json, or a folder for drift.json, for all that is found")] = None,
 ) -> None:
     """Say what compression changed that accuracy averages hide; exit code 1 if any limit is broken, 2 for bad use."""
-    asked = (tasks, shots, documents, rows, context, parts)
-    limits = (max_flips, max_kl, max_kl_p99, max_perplexity, max_refusals)
-    if _commands().validate(original, compressed, *asked, *limits, threads, device, data, json, out).failures:
+    found = commands().validate(
+        original=original,
+        compressed=compressed,
+        tasks=tasks,
+        shots=shots,
+        documents=documents,
+        rows=rows,
+        context=context,
+        parts=parts,
+        max_flips=max_flips,
+        max_kl=max_kl,
+        max_kl_p99=max_kl_p99,
+        max_perplexity=max_perplexity,
+        max_refusals=max_refusals,
+        threads=threads,
+        device=device,
+        data=data,
+        json=json,
+        out=out,
+    )
+    if found.failures:
         raise typer.Exit(1)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
@@ -15,7 +15,7 @@ Tables = Annotated[
 Key = Annotated[str, typer.Argument(help="A device's key in the table, or its beginning", metavar="DEVICE")]
 
 
-def _commands() -> Any:
+def _commands():  # pyright infers the module
     from hwfit import table_commands
 
     return table_commands

@@ -11,20 +11,17 @@ from rich.markup import escape
 from rich.table import Table as RichTable
 
 from hwfit.demo import DemoSettings, run_demo
-from hwfit.errors import HwfitError, raise_all
 from hwfit.evaluate_command import evaluate
 from hwfit.export_command import export, generate
-from hwfit.kernels.registry import device_names, get_backend
 from hwfit.latency_models.active import most_telling
 from hwfit.latency_models.load import load_latency
 from hwfit.lut_store.table import Table
 from hwfit.models import fetch as models
-from hwfit.models.llama import load_config, open_model
+from hwfit.models.llama import load_config
 from hwfit.pick_command import pick
-from hwfit.plan_command import plan
 from hwfit.predict_commands import advise, config_of, predict, workloads_of
 from hwfit.profiler.anchor import Anchor
-from hwfit.profiler.device import fingerprint
+from hwfit.profiler.device_kinds import fingerprint, get_backend, get_deployer
 from hwfit.profiler.doctor import Finding, examine
 from hwfit.profiler.preflight import preflight, refuse_precisions, refuse_too_large
 from hwfit.profiler.run import ProfileReport
@@ -37,14 +34,10 @@ from hwfit.progress import out_console
 from hwfit.report.page import write_report
 from hwfit.report.results import Results, read_results
 from hwfit.report.table import rich_table
-from hwfit.search import parallel
-from hwfit.search.budget import Budget
 from hwfit.search.study import training_device
-from hwfit.search.training import Training
-from hwfit.search_run import SearchJob, run_search
+from hwfit.search_command import search
 from hwfit.space_files import AUTO
 from hwfit.space_option import measurable, space_of
-from hwfit.target_device import kind_of, target_device
 from hwfit.transfer_command import transfer
 from hwfit.validate_command import validate
 from hwfit.workload import PHASES, PhaseName, Workload
@@ -83,6 +76,8 @@ def profile(
     """
     workloads = workloads_of(batch, prompt, context)
     preflight(device, allow_busy, allow_mig)
+    if whole_models:
+        get_deployer(device)
     path = config_of(model, config)
     wanted, workload = measurable(space_of(path, space, precision, device), device), workloads[0]
     refuse_precisions(device, wanted)
@@ -109,75 +104,6 @@ def profile(
             out_console.print(f"{phase}: {reads}: {saved}", soft_wrap=True)
     out_console.print(f"table: {report.table}, device {report.device}")
     return report
-
-
-def search(
-    model: str | None = None,
-    budget: Sequence[str] = (),
-    out: Path = Path("runs/search"),
-    device: str = "cpu",
-    tables: Path | None = None,
-    text: Path | None = None,
-    precision: Sequence[str] = (),
-    steps: int = 16,
-    distil_steps: int = 28,
-    front: int = 1,
-    train_on: str | None = None,
-    space: str = AUTO,
-    data: str | None = None,
-    judge: bool = True,
-    sequences: int | None = None,
-    distil: str = "full",
-    hidden: float = 0.0,
-    lr: float | None = None,
-    supernet_lr: float | None = None,
-    architecture_lr: float | None = None,
-    recompute: bool = False,
-    checkpoint_minutes: float = 5.0,
-    tensorboard: bool = False,
-    dry_run: bool = False,
-    config: Path | None = None,
-    gpu_memory: str | None = None,
-    strategy: str = "joint",
-    evaluations: int | None = None,
-    aim: float = 0.95,
-) -> dict[str, Path]:
-    """Search MODEL for the best subnet under every --budget at once, distil it and export it to OUT.
-
-    `device` is what the budgets are about; `train_on` (cpu or cuda, by default a GPU where there is one) is what the
-    search and distillation run on. `front` > 1 adds looser budgets from the same supernet, each `FRONT_STEP` times the
-    one before. `space` is a preset's name or a .yaml file; `auto` gives up what the table cannot price. `data` is where
-    training text comes from in place of the file `text` (see `study.prepare`). `judge` ends with all of it measured and
-    judged beside the original and the fastest uniform model, in OUT/results.json and OUT/report.html; a device that is
-    not in this machine (`device` may be any of the table) gets predictions. The options from `sequences` on are
-    explained at `Training`. `dry_run` prints the memory plan and stops. Under torchrun all processes train, and the
-    first one measures, writes and prints. Raises `HwfitError` before anything trains for budgets that cannot be met,
-    too little memory or too little text. `strategy` is how subnets are chosen (`hwfit.search.strategies`), by the
-    measured loss of `evaluations` of them (default: what a joint search measures). `aim` is the share of each budget
-    that re-measured subnets are to use: the rest is for slower minutes of the device.
-    """
-    rates = (sequences, lr, supernet_lr, architecture_lr)
-    rest = (checkpoint_minutes, tensorboard, strategy, evaluations, aim)
-    training = Training(steps, distil_steps, *rates, distil, hidden, recompute, *rest)
-    training.check()
-    if dry_run:
-        kind = device if device in device_names() else kind_of(device)
-        plan(model, config, precision, kind, gpu_memory, training, train_on, space)
-        return {}
-    only = {"--config": config, "--gpu-memory": gpu_memory}
-    raise_all([f"{flag} is for --dry-run alone; a search takes MODEL" for flag, value in only.items() if value])
-    if model is None:
-        raise HwfitError("MODEL is missing; give a known name (smollm2-135m), a directory, or a hub id")
-    limits, trainer = Budget.parse(budget), parallel.start(training_device(train_on))
-    out_console.quiet = not parallel.first()
-    try:
-        path = Path(parallel.from_first(lambda: str(open_model(model))))
-        given, target = data or (str(text) if text else None), target_device(device, tables)
-        rest = {"space": space, "precision": precision, "front": front, "judge": judge}
-        return run_search(SearchJob(model, path, limits, out, target, trainer, training, tables, given, **rest))
-    finally:
-        out_console.quiet = False
-        parallel.stop()
 
 
 def measure(

@@ -13,11 +13,11 @@ from rich.console import Console
 from hwfit.bench import Bench
 from hwfit.errors import HwfitError
 from hwfit.evaluate.judge import Exam
-from hwfit.files import write_text
+from hwfit.files import parse_json, write_text
 from hwfit.latency_models.load import load_latency
 from hwfit.latency_models.whole import WholeModel
 from hwfit.models.llama import load_config, load_shape, open_model
-from hwfit.profiler.device import fingerprint
+from hwfit.profiler.device_kinds import fingerprint
 from hwfit.profiler.protocol import Rules
 from hwfit.profiler.run import profile
 from hwfit.profiler.subnets import p10s, profile_models, time_subnets
@@ -38,6 +38,7 @@ from hwfit.subnet import Subnet
 from hwfit.workload import Workload
 
 UNIFORM = {"uniform w8": "w8a8g32", "uniform w4": "w4a8g32"}
+"""Both are shown and budgets are shares of the 4-bit one, whichever is faster: runs mean the same on every machine."""
 MAIN = 0.85
 """The budget the demo is about, as a share of the uniform 4-bit model's decode latency."""
 
@@ -115,8 +116,19 @@ def run_demo(
         choices = _searched(study, latency, workload, budgets, measure, settings, out, progress)
     with stages.stage("distil", "Distil every subnet from the original"):
         bundles = distil_all(study, choices, settings.distil, out, progress=progress)
-    rest = {"tables": tables, "exam": settings.exam, "seconds": settings.measure_seconds, "progress": progress}
-    bench = Bench(model, path, out, device, print_, latency, workload, **rest)
+    bench = Bench(
+        model=model,
+        path=path,
+        out=out,
+        device=device,
+        identity=print_,
+        latency=latency,
+        workload=workload,
+        tables=tables,
+        exam=settings.exam,
+        seconds=settings.measure_seconds,
+        progress=progress,
+    )
     facts = {"training text": TRAINING_TEXT, "settings": json.dumps(asdict(settings))}
     results = conclude(bench, choices, bundles, _name(MAIN), stages, facts)
     Console().print(rich_table(read_results(out)))
@@ -136,7 +148,7 @@ def kept_budgets(path: Path, proposed: Mapping[str, Budget]) -> dict[str, Budget
     if not path.exists():
         write_text(path, json.dumps({name: budget.limits for name, budget in proposed.items()}))
     try:
-        raw = json.loads(path.read_text())
+        raw = parse_json(path.read_text())
         return {name: Budget(tuple((str(m), float(v)) for m, v in limits)) for name, limits in raw.items()}
     except (ValueError, TypeError, AttributeError) as error:
         raise HwfitError(f"{path}: damaged ({error}); delete it, or give --out another folder") from error

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any
@@ -16,6 +15,7 @@ from hwfit.deploy.generate import generate as continue_text
 from hwfit.deploy.origin import Origin
 from hwfit.deploy.staging import BUNDLE
 from hwfit.errors import HwfitError
+from hwfit.files import read_object
 from hwfit.models.llama import load_config, load_shape, load_tokenizer, load_weights, open_model
 from hwfit.profiler.whole_models import open_model as open_deployed
 from hwfit.progress import out_console
@@ -141,9 +141,6 @@ def _prompt(tokenizer: Any, prompt: str, chat: bool) -> list[int]:
 
 def _ends(folder: Path, tokenizer: Any) -> Collection[int]:
     """Tokens that end an answer: generation_config.json's, and the tokenizer's."""
-    try:
-        found = json.loads((folder / "generation_config.json").read_text(encoding="utf-8")).get("eos_token_id")
-    except (OSError, ValueError, RecursionError, AttributeError):
-        found = None
+    found = read_object(folder / "generation_config.json").get("eos_token_id")
     ends = found if isinstance(found, list) else [found]
     return {token for token in (*ends, tokenizer.eos_token_id) if isinstance(token, int)}

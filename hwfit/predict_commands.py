@@ -10,7 +10,6 @@ from pathlib import Path
 from rich.table import Table as RichTable
 
 from hwfit.errors import HwfitError, raise_all
-from hwfit.kernels.registry import device_names
 from hwfit.latency_models.advise import Advice, uniform_seconds
 from hwfit.latency_models.advise import advise as advise_linears
 from hwfit.latency_models.estimate import Estimate
@@ -21,7 +20,7 @@ from hwfit.lut_store.resolve import resolve
 from hwfit.lut_store.shipped import open_table
 from hwfit.models.llama import check_config, load_shape, open_model
 from hwfit.precision import KNOWN, Precision
-from hwfit.profiler.device import fingerprint
+from hwfit.profiler.device_kinds import DEVICES, fingerprint
 from hwfit.progress import out_console
 from hwfit.space import DEFAULTS
 from hwfit.subnet import Subnet
@@ -155,7 +154,7 @@ def config_of(model: str | None, config: Path | None) -> Path:
 
 def device_key(device: str, tables: Path | None) -> str:
     """The table's key of `device`: this machine's, or that of any device the table knows."""
-    return fingerprint(device).key if device in device_names() else resolve(open_table(tables), device)
+    return fingerprint(device).key if device in DEVICES else resolve(open_table(tables), device)
 
 
 def _subnets(target: str | None, config: Path | None, prices: Prices) -> dict[str, Subnet]:

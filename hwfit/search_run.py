@@ -31,6 +31,7 @@ from hwfit.search.budget import Budget
 from hwfit.search.costs import predicted_cost
 from hwfit.search.feasible import refuse_infeasible
 from hwfit.search.run import Choice, Measure, distil_all, search_front
+from hwfit.search.strategies.picks import uniform_precisions
 from hwfit.search.study import StudySettings, prepare
 from hwfit.search.training import Training
 from hwfit.space import Space
@@ -110,10 +111,10 @@ def run_search(job: SearchJob) -> dict[str, Path]:
 
 
 def _baseline(job: SearchJob, space: Space, latency: WholeModel) -> dict[str, Choice]:
-    """What a user would compare with; it is distilled like the rest."""
-    subnet = fastest_uniform(space, latency, job.workload, job.limits)
-    if subnet is None:
+    """What a user would compare with, if the space has it; it is distilled like the rest."""
+    if not uniform_precisions(space):
         return {}
+    subnet = fastest_uniform(space, latency, job.workload.phase(job.limits.phase))
     name = f"uniform {subnet.precision[0][0]}"
     return {name: Choice(name, "uniform", None, subnet)}
 
@@ -148,8 +149,18 @@ def _conclude(
 ) -> None:
     """What is known in the end: results.json and its report, or the predictions where nothing can be timed."""
     device = job.device
-    rest = (latency, job.workload, job.tables, EXAM, SECONDS)
-    bench = Bench(job.model, job.path, job.out, device.kind, device.identity, *rest)
+    bench = Bench(
+        model=job.model,
+        path=job.path,
+        out=job.out,
+        device=device.kind,
+        identity=device.identity,
+        latency=latency,
+        workload=job.workload,
+        tables=job.tables,
+        exam=EXAM,
+        seconds=SECONDS,
+    )
     if not device.here:
         tell_predictions(bench, folders, judge=job.judge and device.answers)
     elif not job.judge:

@@ -9,12 +9,12 @@ from pathlib import Path
 
 from hwfit.errors import HwfitError, raise_all
 from hwfit.kernels.op import linear
-from hwfit.kernels.registry import get_backend
 from hwfit.latency_models.priced_space import priceable, refuse_unpriced
 from hwfit.latency_models.whole import WholeModel
 from hwfit.models.llama import load_shape
 from hwfit.precision import Precision
 from hwfit.profiler.device import compute_capability
+from hwfit.profiler.device_kinds import get_backend
 from hwfit.progress import out_console
 from hwfit.space import Space
 from hwfit.space_files import AUTO, Opened, open_space

@@ -7,10 +7,10 @@ from pathlib import Path
 
 from hwfit.errors import HwfitError
 from hwfit.files import write_text
-from hwfit.kernels.registry import device_names
 from hwfit.lut_store.resolve import resolve
 from hwfit.lut_store.shipped import open_table
-from hwfit.profiler.device import Fingerprint, compute_capability, fingerprint
+from hwfit.profiler.device import Fingerprint, compute_capability
+from hwfit.profiler.device_kinds import DEVICES, fingerprint
 
 GPU_SM = 90
 """Whose precisions a GPU that is not here is offered, unless they are given; what its table lacks is left out."""
@@ -63,7 +63,7 @@ def target_device(device: str, tables: Path | None) -> TargetDevice:
 
     Raises `HwfitError` if this machine has no such device, or the table does not know it.
     """
-    if device in device_names():
+    if device in DEVICES:
         try:
             identity = fingerprint(device)
         except HwfitError as error:

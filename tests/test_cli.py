@@ -16,7 +16,7 @@ from hwfit.errors import HwfitError
 from hwfit.lut_store.shipped import open_table
 from hwfit.lut_store.table import Table
 from hwfit.profiler import protocol
-from hwfit.profiler.device import fingerprint
+from hwfit.profiler.device_kinds import fingerprint
 from hwfit.profiler.protocol import Rules
 from hwfit.subnet import ModelShape, Subnet
 

@@ -31,6 +31,7 @@ from hwfit.errors import HwfitError
 from hwfit.latency_models.contenders import CONTENDERS
 from hwfit.lut_store import aiconfigurator
 from hwfit.profiler import anchor, protocol, sizing, subnets
+from hwfit.profiler.device_kinds import DEVICES
 from hwfit.profiler.protocol import Rules
 
 PAGES = [ROOT / "README.md", *HOWTOS]
@@ -86,14 +87,15 @@ def write_pack(path: Path) -> Path:
 def test_every_step_of_a_page_works(page: Path, folder: Path) -> None:
     steps, names = read_steps(page, "test"), {"__name__": "__main__"}
     assert len(steps) >= 2
-    threads, known = torch.get_num_threads(), dict(CONTENDERS)
+    threads, known = torch.get_num_threads(), [(registry, dict(registry)) for registry in (CONTENDERS, DEVICES)]
     try:
         for step in steps:
             run(step, names)
     finally:
         torch.set_num_threads(threads)
-        CONTENDERS.clear()
-        CONTENDERS.update(known)
+        for registry, before in known:
+            registry.clear()
+            registry.update(before)
 
 
 def run(step: Step, names: dict) -> None:

@@ -15,12 +15,11 @@ from hwfit.deploy.slice import subnet_config
 from hwfit.errors import HwfitError
 from hwfit.evaluate.deployed import answers_file, open_scorer
 from hwfit.evaluate.scorer import TorchScorer, token_log_probs
-from hwfit.kernels.registry import get_backend
 from hwfit.lut_store.table import Table
 from hwfit.lut_store.whole_runs import read_runs
 from hwfit.models.llama import load_config, load_shape, load_weights, torch_model
 from hwfit.profiler import protocol as protocol_module
-from hwfit.profiler.device import fingerprint
+from hwfit.profiler.device_kinds import fingerprint, get_backend
 from hwfit.profiler.protocol import Rules
 from hwfit.search.study import StudySettings
 from hwfit.subnet import Subnet

@@ -25,16 +25,14 @@ from hwfit.latency_models.whole import WholeModel
 from hwfit.models.llama import load_config, load_shape, load_weights
 from hwfit.precision import Precision
 from hwfit.profiler.anchor import Correction, Pace
-from hwfit.profiler.device import fingerprint
+from hwfit.profiler.device_kinds import fingerprint
 from hwfit.profiler.whole import Timing
 from hwfit.report.results import Results, read_results
 from hwfit.run_predictions import tell_predictions
 from hwfit.run_results import conclude
-from hwfit.search.baseline import fastest_uniform
 from hwfit.search.budget import Budget
 from hwfit.search.optimise import StepLog
 from hwfit.search.run import Choice
-from hwfit.space import Space
 from hwfit.stages import Stages
 from hwfit.subnet import ModelShape, Subnet
 from hwfit.target_device import TargetDevice, target_device
@@ -175,19 +173,6 @@ def test_damaged_times_and_stages_are_told(made, calls, tmp_path: Path, damage: 
     (tmp_path / "stages.json").write_text(damage)
     with pytest.raises(HwfitError, match=r"stages\.json: damaged"):
         Stages.of(tmp_path)
-
-
-def test_the_baseline_is_the_fastest_whole_model_of_four_bits_or_more():
-    space = Space.default(SHAPE, ("w8a8", "w4a8g32", "w2a8g32"), "w8a8", 32)
-    found = fastest_uniform(space, WholeModel(Bits()), Workload(), Budget((("prefill", 1.0),)))
-    assert found == Subnet.whole(space.shape, "w4a8g32", "w8a8")
-    fixed = replace(space, linears=space.precisions[1:], lm_head=space.precisions[:1])
-    head = fastest_uniform(fixed, WholeModel(Bits()), Workload(), BUDGET)
-    assert head is not None
-    assert head.lm_head.name == "w8a8"
-    assert {p.name for row in head.precision for p in row} == {"w4a8g32"}
-    low = replace(space, precisions=space.precisions[2:])
-    assert fastest_uniform(low, WholeModel(Bits()), Workload(), BUDGET) is None
 
 
 def test_a_device_of_a_table_is_known_and_a_run_is_one_devices(tmp_path: Path):

@@ -16,7 +16,7 @@ from hwfit.latency_models.priced_space import needed_ops
 from hwfit.latency_models.whole import WholeModel
 from hwfit.lut_store.schema import Measurement, to_arrow
 from hwfit.models.llama import load_shape
-from hwfit.profiler.device import fingerprint
+from hwfit.profiler.device_kinds import fingerprint
 from hwfit.space import Space
 from hwfit.space_files import open_space
 from hwfit.space_option import measurable, profile_command, space_of

@@ -29,8 +29,8 @@ READY = "teacher.json"
 
 
 @dataclass(frozen=True)
-class Options:
-    """What every worker is given; `subnets` by job name, which ends in the seed."""
+class DistilTask:
+    """What every worker that distils is given; `subnets` by job name, which ends in the seed."""
 
     folder: Folder
     model: Path
@@ -57,7 +57,7 @@ def run(folder: Folder, options: Namespace) -> int:
     deadline = time.time() + 60 * options.minutes
     settings = DistilSettings(options.steps, options.sequences, options.lr, enough=0.0)
     subnets = chosen_subnets(folder, options.methods, options.unmeasured)
-    given = Options(folder, open_model(options.model), training_device(options.train_on), settings, subnets)
+    given = DistilTask(folder, open_model(options.model), training_device(options.train_on), settings, subnets)
     seeds = sorted({name.rpartition(".s")[2] for name in subnets})
     rules = (options.workers, deadline)
     left = run_jobs(_prepare, given, seeds, lambda s: _answered(given, int(s)), *rules, "Original's answers")
@@ -66,18 +66,18 @@ def run(folder: Folder, options: Namespace) -> int:
     return sum(not folder.quality(name).exists() for name in subnets)
 
 
-def _answered(given: Options, seed: int) -> bool:
+def _answered(given: DistilTask, seed: int) -> bool:
     mark = given.folder.cache(seed) / READY
     return mark.exists() and json.loads(mark.read_text()) == given.rows
 
 
-def _prepare(given: Options, seeds: Iterator[str]) -> None:
+def _prepare(given: DistilTask, seeds: Iterator[str]) -> None:
     for seed in seeds:
         _study(given, int(seed))
         write_text(given.folder.cache(int(seed)) / READY, json.dumps(given.rows))
 
 
-def _distil(given: Options, names: Iterator[str]) -> None:
+def _distil(given: DistilTask, names: Iterator[str]) -> None:
     tokens, requests = given.folder.tokens()["heldout"], load_requests(given.folder.requests)
     original = references(given.folder)[ORIGINAL]
     study, seed = None, None
@@ -115,7 +115,7 @@ def _distil(given: Options, names: Iterator[str]) -> None:
             torch.cuda.empty_cache()
 
 
-def _study(given: Options, seed: int) -> Study:
+def _study(given: DistilTask, seed: int) -> Study:
     plan = given.folder.plan()
     ids: Tensor = given.folder.tokens()["train"][seed][: given.rows]
     settings = StudySettings(seq=plan.seq, train=given.rows, validation=0, seed=seed)

@@ -30,7 +30,7 @@ def arguments(parser: ArgumentParser) -> None:
 
 def run(folder: Folder, options: Namespace) -> int:
     """Returns how many cells are left: none."""
-    from hwfit.profiler.device import fingerprint  # only here: the other stages run where nothing is timed
+    from hwfit.profiler.device_kinds import fingerprint  # only here: the other stages run where nothing is timed
     from hwfit.profiler.subnets import time_subnets
 
     plan, config = folder.plan(), load_config(folder.config)

@@ -15,9 +15,9 @@ from hwfit.lut_store.shipped import open_table
 from hwfit.lut_store.whole_runs import FOLDER
 from hwfit.models.llama import load_shape, load_tokenizer, open_model
 from hwfit.models.text import heldout_texts, pack_tokens, train_texts
-from hwfit.profiler.device import fingerprint
+from hwfit.profiler.device_kinds import fingerprint
+from hwfit.search.baseline import fastest_uniform
 from hwfit.space import Space
-from hwfit.subnet import Subnet
 from hwfit.workload import PHASES, Workload
 
 
@@ -43,13 +43,10 @@ def run(folder: Folder, options: Namespace) -> None:
     latency = load_latency(device, options.tables)
     limits, uniform = {}, {}
     for phase in PHASES:
-        seconds = {
-            p.name: latency.predict(Subnet.whole(shape, p, space.embed), workload.phase(phase)).value
-            for p in space.precisions
-            if not p.is_float and p.weight_bits >= 4
-        }
-        uniform[phase] = min(seconds, key=lambda name: seconds[name])
-        limits[phase] = {share: share / 100 * seconds[uniform[phase]] for share in options.budgets}
+        fastest = fastest_uniform(space, latency, workload.phase(phase))
+        seconds = latency.predict(fastest, workload.phase(phase)).value
+        uniform[phase] = fastest.precision[0][0].name
+        limits[phase] = {share: share / 100 * seconds for share in options.budgets}
     rows = options.train + options.validation
     texts = train_texts(options.text)
     train = pack_tokens(texts, tokenizer, options.seeds * rows * options.seq, options.seq)

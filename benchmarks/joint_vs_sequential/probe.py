@@ -19,10 +19,10 @@ SEED = 0
 
 
 @dataclass(frozen=True)
-class Options:
-    """What every worker is given."""
+class ProbeTask:
+    """What every worker that probes is given."""
 
-    searching: search.Options
+    searching: search.SearchTask
     settings: ProbeSettings
 
 
@@ -37,7 +37,7 @@ def run(folder: Folder, options: Namespace) -> int:
     """Returns how many probes are left; with none left, prints what was learnt."""
     deadline = time.time() + 60 * options.minutes
     settings = ProbeSettings(options.probe_steps, options.probe_sequences)
-    given = Options(search.options_of(folder, options), settings)
+    given = ProbeTask(search.search_task(folder, options), settings)
     names = list(map(str, range(options.probes)))
     rules = (options.workers, deadline)
     left = run_jobs(_probe, given, names, lambda name: folder.probe(name).exists(), *rules, "Probes")
@@ -46,7 +46,7 @@ def run(folder: Folder, options: Namespace) -> int:
     return left
 
 
-def _probe(given: Options, names: Iterator[str]) -> None:
+def _probe(given: ProbeTask, names: Iterator[str]) -> None:
     searcher = None
     for name in names:
         searcher = searcher or search.searcher_of(given.searching, SEED, train=False)

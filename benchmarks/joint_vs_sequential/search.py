@@ -32,8 +32,8 @@ READY = "supernet.json"
 
 
 @dataclass(frozen=True)
-class Options:
-    """What every worker is given."""
+class SearchTask:
+    """What every worker that searches is given."""
 
     folder: Folder
     model: Path
@@ -45,9 +45,7 @@ class Options:
 
 def arguments(parser: ArgumentParser) -> None:
     parser.add_argument("--methods", nargs="+", default=list(METHODS), choices=list(METHODS))
-    parser.add_argument(
-        "--shares", type=float, nargs="+", default=[1.0, 0.96, 0.92, 0.88, 0.82], help="rungs searched in full"
-    )
+    parser.add_argument("--shares", type=float, nargs="+", default=SHARES, help="rungs searched in full")
     parser.add_argument("--fine", type=float, nargs="*", default=FINE, help="rungs picked again from where those ended")
     supernet_arguments(parser)
 
@@ -61,7 +59,7 @@ def supernet_arguments(parser: ArgumentParser) -> None:
     parser.add_argument("--trials", type=int, default=18)
 
 
-def options_of(folder: Folder, options: Namespace) -> Options:
+def search_task(folder: Folder, options: Namespace) -> SearchTask:
     settings = SearchSettings(
         weight_steps=options.weight_steps,
         steps=options.steps,
@@ -72,13 +70,13 @@ def options_of(folder: Folder, options: Namespace) -> Options:
     )
     shares = tuple(sorted(getattr(options, "shares", ()), reverse=True))
     fine = tuple(getattr(options, "fine", ()))
-    return Options(folder, open_model(options.model), training_device(options.train_on), settings, shares, fine)
+    return SearchTask(folder, open_model(options.model), training_device(options.train_on), settings, shares, fine)
 
 
 def run(folder: Folder, options: Namespace) -> int:
     """Returns how many searches are left."""
     deadline, plan = time.time() + 60 * options.minutes, folder.plan()
-    given = options_of(folder, options)
+    given = search_task(folder, options)
     seeds = [str(seed) for seed in range(plan.seeds)]
     rules = (options.workers, deadline)
     left = run_jobs(_prepare, given, seeds, lambda s: (folder.cache(int(s)) / READY).exists(), *rules, "Supernets")
@@ -88,13 +86,13 @@ def run(folder: Folder, options: Namespace) -> int:
     return sum(not folder.found(name).exists() for name in names)
 
 
-def _prepare(given: Options, seeds: Iterator[str]) -> None:
+def _prepare(given: SearchTask, seeds: Iterator[str]) -> None:
     for seed in seeds:
         searcher_of(given, int(seed))
         write_text(given.folder.cache(int(seed)) / READY, json.dumps(asdict(given.settings)))
 
 
-def _search(given: Options, names: Iterator[str]) -> None:
+def _search(given: SearchTask, names: Iterator[str]) -> None:
     plan = given.folder.plan()
     searcher, seed = None, None
     for job in map(Job.parse, names):
@@ -124,7 +122,7 @@ def _search(given: Options, names: Iterator[str]) -> None:
         write_text(given.folder.found(job.name), json.dumps(out))
 
 
-def searcher_of(given: Options, seed: int, train: bool = True) -> Searcher:
+def searcher_of(given: SearchTask, seed: int, train: bool = True) -> Searcher:
     """The supernet of a seed; with `train`, trained if it is not yet."""
     plan, cache = given.folder.plan(), given.folder.cache(seed)
     ids, rows = given.folder.tokens()["train"][seed], min(TRAIN, plan.train)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +11,7 @@ from gguf import GGUFWriter, TokenType
 from tokenizers import Tokenizer
 
 from hwfit.errors import HwfitError, raise_all
+from hwfit.files import parse_json, read_object
 
 _WORDS = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|%s| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 SPLITS = {_WORDS % r"\p{N}{1,3}": "llama-bpe", _WORDS % r"\p{N}": "qwen2"}
@@ -52,7 +52,7 @@ def read_vocabulary(folder: Path, config: Mapping[str, Any], size: int) -> Vocab
     """
     path = folder / "tokenizer.json"
     try:
-        raw = json.loads(path.read_text(encoding="utf-8"))
+        raw = parse_json(path.read_text(encoding="utf-8"))
         tokenizer = Tokenizer.from_file(str(path))
         vocab: dict[str, int] = dict(raw["model"]["vocab"])
         merges = [m if isinstance(m, str) else " ".join(m) for m in raw["model"]["merges"]]
@@ -111,8 +111,5 @@ def _template(folder: Path) -> str | None:
     file = folder / "chat_template.jinja"
     if file.is_file():
         return file.read_text(encoding="utf-8")
-    try:
-        found = json.loads((folder / "tokenizer_config.json").read_text(encoding="utf-8")).get("chat_template")
-    except (OSError, ValueError, RecursionError, AttributeError):
-        return None
+    found = read_object(folder / "tokenizer_config.json").get("chat_template")
     return found if isinstance(found, str) else None

@@ -15,7 +15,7 @@ from safetensors import SafetensorError
 from torch import Tensor
 
 from hwfit.errors import HwfitError
-from hwfit.files import replacing
+from hwfit.files import parse_json, replacing
 
 FIELDS = ("tokens", "length", "count", "choices", "gold", "characters")
 SMALL = 1 << 16
@@ -65,7 +65,7 @@ def load_requests(path: Path) -> dict[str, Requests]:
     """What `save_requests` wrote. Raises `HwfitError` for a file that it did not write."""
     try:
         with safetensors.safe_open(path, framework="pt") as file:  # pyright: ignore[reportAttributeAccessIssue]
-            metrics = json.loads(file.metadata()["metrics"])
+            metrics = parse_json(file.metadata()["metrics"])
             return {
                 name: Requests(metric, *(file.get_tensor(f"{name}.{field}").long() for field in FIELDS))
                 for name, metric in metrics.items()

@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 
 from hwfit.errors import HwfitError
-from hwfit.files import write_text
+from hwfit.files import parse_json, write_text
 from hwfit.kernels.cuda_graph import GraphLauncher
 from hwfit.kernels.triton_configs import Config, candidates, default_config
 from hwfit.kernels.triton_pack import GpuWeight
@@ -147,7 +147,7 @@ def _versions() -> dict[str, str]:
 def _load(path: Path) -> dict[str, Config]:
     """Remembered choices; none if the file is missing, damaged or of other versions (it is only a cache)."""
     try:
-        stored: Any = json.loads(path.read_text(encoding="utf-8"))
+        stored: Any = parse_json(path.read_text(encoding="utf-8"))
         if stored["versions"] != _versions():
             return {}
         return {name: _config(entry) for name, entry in stored["choices"].items()}

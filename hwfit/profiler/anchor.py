@@ -25,7 +25,7 @@ from hwfit.profiler.device import Fingerprint
 from hwfit.profiler.sizing import cold_bytes
 
 if TYPE_CHECKING:
-    from hwfit.kernels.registry import Backend
+    from hwfit.kernels.backend import Backend
 
 Work = Literal["few", "many"]
 """Few rows at a time, bound by reading weights, or many."""

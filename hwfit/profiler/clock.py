@@ -16,7 +16,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Protocol
 
 if TYPE_CHECKING:
-    from hwfit.kernels.registry import Backend
+    from hwfit.kernels.backend import Backend
 
 FINEST = 1e-6
 

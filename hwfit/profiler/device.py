@@ -7,7 +7,6 @@ import os
 import platform
 import re
 import subprocess
-from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -16,7 +15,6 @@ from typing import Any
 import psutil
 import torch
 
-from hwfit.errors import HwfitError, nearest
 from hwfit.kernels.cuda_env import current_gpu, package_version
 from hwfit.profiler.nvml import Nvml
 
@@ -76,19 +74,13 @@ class CudaFingerprint(Fingerprint):
         return self.l2
 
 
-def fingerprint(device: str = "cpu") -> Fingerprint:
-    """Raises `HwfitError` for a device this hwfit cannot look at, or a GPU that is not there."""
-    if device not in DEVICES:
-        raise HwfitError(f"--device {device} is unknown; {nearest(device, DEVICES)}")
-    return DEVICES[device]()
-
-
 def compute_capability(device: str) -> int | None:
     """A GPU's as one number (90 for 9.0), None for processors. Raises `HwfitError` if the GPU cannot be used."""
     return current_gpu().sm if device == "cuda" else None
 
 
-def _cpu() -> Fingerprint:
+def cpu_fingerprint() -> Fingerprint:
+    """This machine's processor."""
     info = _cpuinfo()
     name = info.get("model name") or info.get("Model") or _sysctl("machdep.cpu.brand_string") or platform.machine()
     parts = [info[k] for k in ("cpu family", "model", "stepping", "CPU implementer", "CPU part") if k in info]
@@ -112,7 +104,8 @@ def _cpu() -> Fingerprint:
     )
 
 
-def _cuda() -> CudaFingerprint:
+def cuda_fingerprint() -> CudaFingerprint:
+    """The current GPU. Raises `HwfitError` if it is not there or cannot be used."""
     gpu = current_gpu()
     nvml = Nvml(gpu.index, gpu.uuid).facts()
     return CudaFingerprint(
@@ -137,9 +130,6 @@ def _cuda() -> CudaFingerprint:
         power_limit=nvml.power_limit,
         ecc=nvml.ecc,
     )
-
-
-DEVICES: dict[str, Callable[[], Fingerprint]] = {"cpu": _cpu, "cuda": _cuda}
 
 
 def _digest(*facts: object) -> str:

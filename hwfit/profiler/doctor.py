@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
-from hwfit.errors import HwfitError, nearest
+from hwfit.profiler.device_kinds import device_kind
 
 Verdict = Literal["good", "warn", "bad"]
 
@@ -23,27 +22,14 @@ class Finding:
 
 
 def examine(device: str = "cpu") -> list[Finding]:
-    """Every finding about a device. Raises `HwfitError` for an unknown one, or a GPU that cannot be used at all."""
-    if device not in _EXAMINERS:
-        raise HwfitError(f"--device '{device}' is unknown; {nearest(device, _EXAMINERS)}")
-    return _EXAMINERS[device]()
+    """Every finding about a device; none where its kind has nobody who looks.
+
+    Raises `HwfitError` for an unknown one, or a GPU that cannot be used at all.
+    """
+    look = device_kind(device).findings
+    return look() if look else []
 
 
 def useless(findings: list[Finding]) -> bool:
     """Whether figures of such a machine would mean nothing."""
     return any(finding.verdict == "bad" for finding in findings)
-
-
-def _cpu() -> list[Finding]:
-    from hwfit.profiler.doctor_cpu import findings
-
-    return findings()
-
-
-def _gpu() -> list[Finding]:
-    from hwfit.profiler.doctor_gpu import findings
-
-    return findings()
-
-
-_EXAMINERS: dict[str, Callable[[], list[Finding]]] = {"cpu": _cpu, "cuda": _gpu}

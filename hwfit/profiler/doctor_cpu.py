@@ -9,7 +9,7 @@ from pathlib import Path
 
 import psutil
 
-from hwfit.profiler.device import fingerprint
+from hwfit.profiler.device import cpu_fingerprint
 from hwfit.profiler.doctor import Finding, Verdict
 
 SYSFS = Path("/sys/devices/system/cpu")
@@ -40,7 +40,7 @@ def findings() -> list[Finding]:
         cores(),
         smt(),
         heat(),
-        virtual(fingerprint("cpu").virtual, load.steal),
+        virtual(cpu_fingerprint().virtual, load.steal),
         quota(),
         memory(psutil.virtual_memory().available),
     ]

@@ -16,8 +16,8 @@ from hwfit.profiler import energy
 from hwfit.profiler.nvml import Nvml, State
 
 if TYPE_CHECKING:
+    from hwfit.kernels.backend import Backend
     from hwfit.kernels.cuda import CudaBackend
-    from hwfit.kernels.registry import Backend
 
 RETAKES = 5
 PAUSE = 0.05

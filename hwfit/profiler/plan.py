@@ -11,7 +11,7 @@ from hwfit.space import LINEAR_WIDTHS, Space
 from hwfit.workload import PHASES, Phase, Workload
 
 if TYPE_CHECKING:
-    from hwfit.kernels.registry import Backend
+    from hwfit.kernels.backend import Backend
 
 Stage = Literal["coarse", "exact"]
 ORIGINAL = "w32"

@@ -10,8 +10,8 @@ import psutil
 
 from hwfit.errors import raise_all
 from hwfit.kernels.op import linear
-from hwfit.kernels.registry import get_backend
 from hwfit.precision import Precision
+from hwfit.profiler.device_kinds import get_backend
 from hwfit.profiler.nvml import Nvml, Process
 from hwfit.space import Space
 from hwfit.subnet import ModelShape, Subnet

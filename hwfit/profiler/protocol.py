@@ -24,7 +24,7 @@ from hwfit.profiler.sizing import builds, chain_bytes, copies
 from hwfit.profiler.stats import Summary, summarise
 
 if TYPE_CHECKING:
-    from hwfit.kernels.registry import Backend, Chain
+    from hwfit.kernels.backend import Backend, Chain
     from hwfit.profiler.clock import Conditions
 
 __all__ = ["Reading", "Rules", "batches", "copies", "default_rules", "measure", "no_gc"]

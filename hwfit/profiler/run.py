@@ -19,7 +19,8 @@ from hwfit.lut_store.facts import Facts, facts_of
 from hwfit.lut_store.schema import Measurement, RunInfo, Status
 from hwfit.lut_store.table import Table
 from hwfit.profiler.anchor import Anchor
-from hwfit.profiler.device import Fingerprint, fingerprint
+from hwfit.profiler.device import Fingerprint
+from hwfit.profiler.device_kinds import fingerprint, get_backend
 from hwfit.profiler.plan import STAGES, Cell, Stage, plan
 from hwfit.profiler.protocol import Reading, Rules, batches, default_rules, measure
 from hwfit.progress import track
@@ -27,7 +28,7 @@ from hwfit.space import Space
 from hwfit.workload import Workload
 
 if TYPE_CHECKING:
-    from hwfit.kernels.registry import Backend
+    from hwfit.kernels.backend import Backend
 
 Order = Callable[[Sequence[Op], Sequence[Op], Facts], list[Op]]
 """The first ops in the order they are worth measuring in on a device of such facts, given that the second have been."""
@@ -86,7 +87,7 @@ def profile(
     space.check()
     workload = workload or Workload()
     print_ = identity or fingerprint(device)
-    backend = backend or _backend(device)
+    backend = backend or get_backend(device)
     table = tables if isinstance(tables, Table) else Table(tables)
     table.prepare()
 
@@ -141,12 +142,6 @@ def profile(
         left=len(todo) - len(outcome),
         seconds=time.monotonic() - start,
     )
-
-
-def _backend(device: str) -> Backend:
-    from hwfit.kernels.registry import get_backend
-
-    return get_backend(device)
 
 
 def _ops(cells: list[Cell], stage: Stage) -> list[Op]:

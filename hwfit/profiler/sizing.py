@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from hwfit.kernels.op import Op
 
 if TYPE_CHECKING:
-    from hwfit.kernels.registry import Backend
+    from hwfit.kernels.backend import Backend
     from hwfit.profiler.protocol import Rules
 
 COLD_ROWS = 16

@@ -7,11 +7,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from hwfit.kernels.registry import get_backend
 from hwfit.lut_store.table import Table
 from hwfit.lut_store.whole_runs import WholeRun, append_runs, read_runs
 from hwfit.profiler.anchor import Anchor
-from hwfit.profiler.device import fingerprint
+from hwfit.profiler.device_kinds import fingerprint, get_backend
 from hwfit.profiler.whole import Timing, time_models
 from hwfit.profiler.whole_models import groups, max_tokens, random_models
 from hwfit.space import Space

@@ -48,9 +48,11 @@ def block_map(results: Results, row: Row) -> go.Figure:
     )  # fmt: skip
     figure.update_layout(
         xaxis={"anchor": "y"},
-        yaxis2={**AXIS, "domain": WIDTHS, "range": [0, max(whole.mlp) * 1.08], "tickvals": [0, max(whole.mlp)]},
+        yaxis2={
+            **{**AXIS, "domain": WIDTHS, "range": [0, max(whole.mlp) * 1.08], "tickvals": [0, max(whole.mlp)]},
+            **{"showgrid": False, "tickfont": {"size": 11}, "showline": False},
+        },
     )
-    figure.update_layout(yaxis2={"showgrid": False, "tickfont": {"size": 11}, "showline": False})
     figure.add_bar(
         x=list(s.blocks),
         y=list(s.mlp),

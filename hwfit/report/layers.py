@@ -53,10 +53,11 @@ def layer_bars(results: Results, phase: PhaseName) -> go.Figure | None:
     figure.update_layout(barmode="stack", bargap=0.62, margin={"l": 6, "r": 16, "t": 10, "b": 40})
     figure.update_xaxes(range=[0, 100], tickvals=[0, 25, 50, 75, 100], showgrid=False)
     figure.update_yaxes(type="category", autorange="reversed", showticklabels=False, ticks="", showline=False)
-    for family in (*FAMILIES, OTHER):
-        sums = [max(0.0, _sum(times[name], family)) for name in rows]
-        if any(sums):
-            figure.add_bar(**_shares(family, rows, sums, times))
+    sums = {f: [max(0.0, _sum(times[name], f)) for name in rows] for f in (*FAMILIES, OTHER)}
+    shown: list[float] = [sum(of_row) for of_row in zip(*sums.values(), strict=True)]
+    for family, seconds in sums.items():
+        if any(seconds):
+            figure.add_bar(**_shares(family, rows, seconds, shown))
     notes = {
         width: [
             _note(name, words, side)
@@ -114,8 +115,8 @@ def stage_bars(results: Results) -> go.Figure:
     return figure
 
 
-def _shares(family: Family, rows: list[str], sums: list[float], times: dict[str, dict[str, float]]) -> dict[str, Any]:
-    shown = [sum(max(0.0, _sum(times[name], f)) for f in (*FAMILIES, OTHER)) for name in rows]
+def _shares(family: Family, rows: list[str], sums: list[float], shown: list[float]) -> dict[str, Any]:
+    """The bar of a family: its seconds in each row over those that the row shows of all families."""
     return {
         "x": [100 * seconds / whole for seconds, whole in zip(sums, shown, strict=True)],
         "y": rows,

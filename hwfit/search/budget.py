@@ -21,6 +21,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from hwfit.errors import nearest, raise_all
+from hwfit.workload import PHASES, PhaseName
 
 _TIME = {"us": 1e-6, "ms": 1e-3, "s": 1.0}
 _BYTES = {"KB": 1e3, "MB": 1e6, "GB": 1e9, "KiB": 2.0**10, "MiB": 2.0**20, "GiB": 2.0**30}
@@ -108,6 +109,12 @@ class Budget:
 
     def as_dict(self) -> dict[str, float]:
         return dict(self.limits)
+
+    @property
+    def phase(self) -> PhaseName:
+        """The phase whose time is limited; decode if both or neither are."""
+        limited: list[PhaseName] = [phase for phase in PHASES if phase in self.as_dict()]
+        return limited[0] if limited else PHASES[0]
 
     def scaled(self, factor: float) -> Budget:
         """Every limit times `factor`: looser above 1, floors too."""

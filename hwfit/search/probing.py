@@ -7,15 +7,14 @@ from dataclasses import dataclass, replace
 
 import torch
 
+from hwfit.search.baseline import fastest_uniform
 from hwfit.search.discretise import Picked
 from hwfit.search.distil import DistilSettings, Student, distil
 from hwfit.search.joint import Searcher
 from hwfit.search.knapsack import best_by_damage
 from hwfit.search.recovery import Probe, contributions, random_tastes
-from hwfit.search.strategies.picks import uniform_precisions
 from hwfit.search.study import Study
 from hwfit.search.teacher import distillation_loss
-from hwfit.subnet import Subnet
 from hwfit.workload import PHASES
 
 SHARES = (0.4, 1.0)
@@ -41,8 +40,7 @@ def draw(searcher: Searcher, index: int, seed: int = 0) -> Picked:
     """The best pick under a random budget on one phase, for a random weighting of the kinds of damage."""
     rng, phase = random.Random(f"{seed} {index}"), PHASES[index % len(PHASES)]
     space = searcher.study.space
-    uniform = [Subnet.whole(space.shape, space.precisions[i], space.embed) for i in uniform_precisions(space)]
-    fastest = min(searcher.cost(subnet)[phase] for subnet in uniform)
+    fastest = searcher.cost(fastest_uniform(space, searcher.latency, searcher.workload.phase(phase)))[phase]
     for attempt in range(ATTEMPTS):
         limits = {phase: rng.uniform(*SHARES) * fastest}
         taste = random_tastes(searcher.at_once, seed + STRIDE * index + STRIDE**2 * attempt)

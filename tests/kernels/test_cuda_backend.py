@@ -11,7 +11,6 @@ from hwfit.kernels.cuda import COLD, CudaBackend
 from hwfit.kernels.cuda_graph import EagerLauncher
 from hwfit.kernels.cuda_kit import DenseKit, TritonKit
 from hwfit.kernels.op import Op, linear, sequences
-from hwfit.kernels.registry import get_backend
 from hwfit.precision import Precision
 
 CPU = torch.device("cpu")
@@ -190,7 +189,7 @@ def test_without_a_gpu_everything_missing_is_said_at_once(monkeypatch: pytest.Mo
     monkeypatch.setattr(torch.version, "cuda", None)
     monkeypatch.setattr(cuda_env, "find_spec", lambda name: None)
     with pytest.raises(HwfitError) as error:
-        get_backend("cuda")
+        CudaBackend.current()
     text = "\n".join(error.value.problems)
     assert len(error.value.problems) == 3
     assert "has no CUDA" in text

@@ -117,6 +117,7 @@ def test_a_choice_is_made_once_and_outlives_the_process(gpu: FakeGpu) -> None:
     [
         "",
         "{",
+        "[" * 100_000,
         "[]",
         '{"versions": {"kernels": "0"}, "choices": {}}',
         '{"choices": 3}',

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -117,9 +118,12 @@ def test_a_contest_is_kept_for_the_same_cells_only(
         Fitted(DEVICE, changed, prices.facts, table[1]).verdict("w4a16")
     path = next((table[1] / verdicts.FOLDER).glob("*w4a16.json"))
     text = path.read_text()
-    path.write_text(text[:40])
-    with pytest.raises(AssertionError, match="judged again"):
-        Fitted(DEVICE, prices.frame, prices.facts, table[1]).verdict("w4a16")
+    right = json.loads(text)
+    wrong = [{"half_widths": {}}, {"half_widths": {"a row": "NaN"}}, {"median": -1}, {"within10": 10**400}]
+    for damaged in (text[:40], "[" * 100_000, *(json.dumps(right | change) for change in wrong)):
+        path.write_text(damaged)
+        with pytest.raises(AssertionError, match="judged again"):
+            Fitted(DEVICE, prices.frame, prices.facts, table[1]).verdict("w4a16")
     path.write_text(text)
 
 

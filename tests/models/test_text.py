@@ -39,6 +39,7 @@ def test_user_files_round_trip(tmp_path_factory: pytest.TempPathFactory, texts: 
         ("t.jsonl", '{"words": "a"}', "KeyError"),
         ("t.jsonl", '{"text": 3}', "AttributeError"),
         ("t.jsonl", "{", "JSONDecodeError"),
+        ("t.jsonl", "[" * 100_000, "nested too deep"),
         ("t.parquet", "not parquet", "t.parquet: cannot be read"),
         ("t.txt", "\n\n \n", "holds no text"),
     ],

@@ -65,7 +65,7 @@ class FakeChain:
 
 @dataclass
 class FakeBackend:
-    """`kernels.registry.Backend` over `work(seconds)`: a simulated clock's, or `time.sleep`."""
+    """`kernels.backend.Backend` over `work(seconds)`: a simulated clock's, or `time.sleep`."""
 
     work: Callable[[float], None]
     cannot: tuple[str, ...] = ()

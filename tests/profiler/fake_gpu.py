@@ -12,7 +12,6 @@ import pytest
 import torch
 from fake_backend import Clock, FakeBackend
 
-from hwfit.kernels import registry
 from hwfit.kernels.cuda import CudaBackend
 from hwfit.kernels.cuda_env import Gpu
 from hwfit.kernels.cuda_graph import EagerLauncher
@@ -21,6 +20,7 @@ from hwfit.kernels.op import linear
 from hwfit.profiler import anchor as anchor_module
 from hwfit.profiler import clock as clock_module
 from hwfit.profiler import device as device_module
+from hwfit.profiler import device_kinds
 from hwfit.profiler import protocol as protocol_module
 from hwfit.profiler.anchor import Ops, Work
 from hwfit.profiler.gpu_timer import GpuTimer
@@ -145,8 +145,8 @@ def become_gpu(monkeypatch: pytest.MonkeyPatch) -> Iterator[FakePynvml]:
     monkeypatch.setattr(device_module, "current_gpu", lambda: SMALL)
     monkeypatch.setattr(device_module, "Nvml", lambda index, uuid: Nvml(index, uuid, module))
     backend = CudaBackend(DenseKit(cpu), EagerLauncher(cpu), SMALL.l2, lambda: 1 << 34)
-    monkeypatch.setitem(registry._BACKENDS, "cuda", lambda: backend)
-    registry.get_backend.cache_clear()
+    kind = replace(device_kinds.DEVICES["cuda"], backend=lambda: backend)
+    monkeypatch.setitem(device_kinds.DEVICES, "cuda", kind)
     timer = GpuTimer(backend.launcher, Nvml(module=module), lambda seconds: None)
     monkeypatch.setitem(clock_module._TIMERS, "cuda", lambda backend: timer)
     small = (linear(32, 64, 64, "w16a16"), 4)
@@ -156,4 +156,3 @@ def become_gpu(monkeypatch: pytest.MonkeyPatch) -> Iterator[FakePynvml]:
     monkeypatch.setitem(protocol_module.RULES, "cuda", rules)
     monkeypatch.setattr("hwfit.kernels.cuda_env.free_memory", lambda: 1 << 34)
     yield module
-    registry.get_backend.cache_clear()

@@ -10,7 +10,8 @@ import torch
 from fake_gpu import SMALL, FakePynvml, become_gpu
 
 from hwfit.profiler import device as device_module
-from hwfit.profiler.device import compute_capability, fingerprint
+from hwfit.profiler.device import compute_capability
+from hwfit.profiler.device_kinds import fingerprint
 
 
 @pytest.fixture

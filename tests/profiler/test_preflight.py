@@ -12,9 +12,9 @@ from model_shapes import LLAMA_8B
 from hwfit.errors import HwfitError
 from hwfit.precision import Precision
 from hwfit.profiler import preflight as preflight_module
+from hwfit.profiler.deployers import split_by_bytes
 from hwfit.profiler.nvml import Nvml, Process
 from hwfit.profiler.preflight import foreign, gpu_problems, memory_problems, preflight, whole_bytes
-from hwfit.profiler.whole_models import split_by_bytes
 from hwfit.subnet import Subnet
 from hwfit.workload import Workload
 

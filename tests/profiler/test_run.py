@@ -12,7 +12,7 @@ from hwfit.errors import HwfitError
 from hwfit.lut_store import table as table_module
 from hwfit.lut_store.schema import Measurement, RunInfo
 from hwfit.lut_store.table import Table
-from hwfit.profiler.device import fingerprint
+from hwfit.profiler.device_kinds import fingerprint
 from hwfit.profiler.plan import plan
 from hwfit.profiler.protocol import Rules
 from hwfit.profiler.run import profile

@@ -41,6 +41,11 @@ def test_what_people_call_things_is_kept_on_few_metrics():
     assert Budget.parse(["latency=6ms"]) == Budget.parse(["decode=6ms"])
 
 
+def test_the_phase_is_the_limited_one_else_decode():
+    given = {"ttft=1s": "prefill", "tokens_per_s=9": "decode", "memory=1MB": "decode", "ttft=1s latency=1s": "decode"}
+    assert {texts: Budget.parse(texts.split()).phase for texts in given} == given
+
+
 def test_every_bad_budget_is_reported_at_once():
     bad = {
         "speed=6ms": "'speed' is unknown",
