@@ -25,13 +25,14 @@ from hwfit.progress import track
 def main() -> None:
     arguments = parser(__doc__)
     arguments.add_argument("--again", action="store_true", help="judge anew what ships already")
+    arguments.add_argument("--device", action="append", choices=device_names(), help="default: all")
     options = arguments.parse_args()
     figures: dict[str, float] = {}
     out = RichTable(
         "device", "precision", "cells", "winner", "median", "±10 %", title="one seed, whole shapes held out"
     )
     with tempfile.TemporaryDirectory() as folder:
-        jobs = list(_jobs(Table(Path(folder))))
+        jobs = list(_jobs(options.device or device_names(), Table(Path(folder))))
     shipped_contests().mkdir(exist_ok=True)
     with track(len(jobs), "contests") as advance:
         for key, cells in jobs:
@@ -48,10 +49,10 @@ def main() -> None:
     publish("contests", figures, options.json)
 
 
-def _jobs(table: Table) -> list[tuple[str, Cells]]:
+def _jobs(devices: list[str], table: Table) -> list[tuple[str, Cells]]:
     """Each device and library version, at each precision measured on it."""
     found = []
-    for device in device_names():
+    for device in devices:
         for key in [imported.device for imported in import_aiconfigurator(device, table)]:
             frame, facts = table.read(key), facts_of(table, key)
             linears = frame[(frame["kind"] == "linear") & (frame["p10"] > 0)]

@@ -1,7 +1,7 @@
 """Predicted against measured latency of random subnets that were not used in fitting, in turns with the cells.
 
 Which models the overhead is fitted on is drawn anew `SPLITS` times: figures are means over the draws (`worst` is the
-worst of all), for the luck of ten models decides much of one draw's.
+worst of all), for the luck of a few models decides much of one draw's.
 """
 
 from __future__ import annotations
@@ -41,7 +41,9 @@ def main() -> None:
     arguments = parser(__doc__)
     arguments.add_argument("--model", default="smollm2-135m")
     arguments.add_argument("--n", type=int, default=12, help="subnets to predict")
-    arguments.add_argument("--fit", type=int, default=10, help="other subnets to fit the overhead on")
+    arguments.add_argument(
+        "--fit", type=int, default=16, help="other subnets to fit the overhead on, as many as `hwfit profile` times"
+    )
     arguments.add_argument("--every", type=int, default=7, help="batches of cells between two timings of all models")
     arguments.add_argument("--seconds", type=float, default=Rules().seconds, help="seconds a cell")
     arguments.add_argument("--keep", type=Path, help="a new folder for the table, the subnets and each pass's seconds")
