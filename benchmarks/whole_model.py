@@ -86,7 +86,10 @@ def main() -> None:
         figures = {"cells": float(report.measured), "unstable": float(report.unstable), "passes": float(len(passes))}
         for phase in PHASES:
             want = np.array([m[phase] for m in measured])
-            splits = [_split(lookup, subnets, want, workload.phase(phase), options.fit, i) for i in range(SPLITS)]
+            splits = [
+                _split(lookup, subnets, want, workload.phase(phase), options.fit, i, device.cache)
+                for i in range(SPLITS)
+            ]
             figures |= {f"{phase}.{name}": float(np.mean([s[name] for s in splits])) for name in splits[0]}
             figures |= {
                 f"{phase}.worst": max(s["worst"] for s in splits),
@@ -101,11 +104,12 @@ def main() -> None:
 
 
 def _split(
-    lookup: Lookup, subnets: list[Subnet], want: np.ndarray, phase: Phase, fit: int, seed: int
+    lookup: Lookup, subnets: list[Subnet], want: np.ndarray, phase: Phase, fit: int, seed: int, cache: int
 ) -> dict[str, float]:
     """How well `fit` models, drawn anew for each seed, predict the others; `want` is seconds `[models]`."""
     order = np.random.default_rng(seed).permutation(len(subnets))
-    predictor = WholeModel(lookup, fit_overhead(lookup, [(subnets[i], phase, float(want[i])) for i in order[:fit]]))
+    runs = [(subnets[i], phase, float(want[i])) for i in order[:fit]]
+    predictor = WholeModel(lookup, fit_overhead(lookup, runs, cache))
     held_out = order[fit:]
     said = [predictor.predict(subnets[i], phase) for i in held_out]
     got, true = np.array([estimate.value for estimate in said]), want[held_out]

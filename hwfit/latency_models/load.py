@@ -6,7 +6,7 @@ from pathlib import Path
 
 from hwfit.latency_models.lookup import Lookup
 from hwfit.latency_models.whole import Prices, WholeModel, fit_overhead
-from hwfit.lut_store.facts import facts_of
+from hwfit.lut_store.facts import facts_of, last_cache
 from hwfit.lut_store.shipped import open_table
 from hwfit.lut_store.whole_runs import read_runs
 
@@ -46,4 +46,4 @@ def load_latency(device: str, tables: Path | str | None = None) -> WholeModel:
     table = open_table(tables)
     lookup = load_prices(device, tables)
     runs = [(run.subnet, run.phase, run.seconds) for run in read_runs(table.path, device)]
-    return WholeModel(lookup, fit_overhead(lookup, runs), load_energy(device, tables))
+    return WholeModel(lookup, fit_overhead(lookup, runs, last_cache(table, device)), load_energy(device, tables))

@@ -25,19 +25,23 @@ SCALES = (0.5, 2.0)  # a scale outside says that the table is wrong, not that th
 RESIDENT = 0.9  # nor does a cache save more of a model's time
 FOLDS = 12  # parts that take turns in being held out, where there are more runs than that
 CACHED = 0.75  # what a cache must bring the residual of a scale alone below: two more terms always fit a little better
-CACHES = 12  # sizes that are tried, from what holds the smallest model to twice the largest
+CACHES = 12  # sizes that are tried, from what holds the smallest model to twice the largest or the whole cache
 ROUNDS = 20
 TIGHTEST = 0.005  # relative residual below which no run counts as an outlier
 
 
 @dataclass(frozen=True)
 class Runs:
-    """Timed models, `[runs]` each: summed prices of their ops, kept blocks, bytes read, and seconds of the call."""
+    """Timed models, `[runs]` each: summed prices of their ops, kept blocks, bytes read, and seconds of the call.
+
+    `cache` is the bytes of the device's last one, 0 where that is not known.
+    """
 
     ops: Array
     blocks: Array
     read: Array
     seconds: Array
+    cache: float = 0.0
 
     def __len__(self) -> int:
         return len(self.seconds)
@@ -46,7 +50,8 @@ class Runs:
         """(runs held out, all others): each run is held out once, alone where there are few."""
         for i in range(min(FOLDS, len(self))):
             out = np.arange(i, len(self), FOLDS)
-            yield out, Runs(*(np.delete(array, out) for array in (self.ops, self.blocks, self.read, self.seconds)))
+            arrays = {name: np.delete(getattr(self, name), out) for name in ("ops", "blocks", "read", "seconds")}
+            yield out, replace(self, **arrays)
 
     def miss(self, terms: Terms, i: np.integer | int) -> float:
         """Relative error of the terms on run `i`."""
@@ -66,10 +71,13 @@ def fit_terms(runs: Runs) -> Terms:
 
 
 def _cache(runs: Runs) -> float:
-    """The size of the cache that explains the runs best, with a scale; 0 where none does, or that cannot be told."""
-    if len(runs) < 5 or not np.isfinite(runs.read).all() or runs.read.min() <= 0:
+    """The part of the device's cache that explains the runs best, with a scale; 0 where none does, or too few tell."""
+    if len(runs) < 5 or not np.isfinite(runs.read).all():
         return 0.0
-    sizes = np.geomspace(1.05 * runs.read.min(), 2 * runs.read.max(), CACHES)
+    least, most = 1.05 * runs.read.min(), min(2 * runs.read.max(), runs.cache)
+    if not 0 < least < most:
+        return 0.0
+    sizes = np.geomspace(least, most, CACHES)
     residuals = {float(size): _solve(("scale", "resident"), runs, size)[1] for size in sizes}
     best = min(residuals, key=lambda size: residuals[size])
     return best if residuals[best] < CACHED * _solve(("scale",), runs, 0.0)[1] else 0.0

@@ -97,8 +97,9 @@ def sum_ops(lookup: Prices, subnet: Subnet, phase: Phase) -> Estimate:
     return Estimate(value, low, high, "whole")
 
 
-def fit_overhead(lookup: Prices, runs: Sequence[Run]) -> Overhead:
-    """The overhead of each phase from timed models; a phase without runs adds nothing.
+def fit_overhead(lookup: Prices, runs: Sequence[Run], cache: float = 0.0) -> Overhead:
+    """The overhead of each phase from timed models; a phase without runs adds nothing. `cache` is the bytes of the
+    device's last one: with 0 nothing is taken to stay in it from call to call.
 
     Raises `HwfitError` for times that are no positive number, and `DataMiss` for a model the table cannot price.
     """
@@ -114,6 +115,7 @@ def fit_overhead(lookup: Prices, runs: Sequence[Run]) -> Overhead:
                 blocks=np.array([float(len(subnet.blocks)) for subnet, _, _ in mine]),
                 read=np.array([read_bytes(subnet, phase, lookup.device) for subnet, phase, _ in mine]),
                 seconds=np.array([seconds for _, _, seconds in mine]),
+                cache=cache,
             )
         )
     return Overhead(**fitted, device=lookup.device)

@@ -68,3 +68,14 @@ def facts_of(table: Table, device: str) -> Facts:
         raise HwfitError(f"table {table.path} has neither facts nor anchors of device '{device}'; import or profile it")
     newest: Mapping[str, Any] = runs[-1].fingerprint if runs else {}
     return Facts(1 / min(stream), 2 / min(compute), 0.0, int(newest.get("cores") or 1), int(newest.get("memory") or 0))
+
+
+def last_cache(table: Table, device: str) -> int:
+    """Bytes of the last cache before memory, as the newest run of `device` that knows says; 0 where none does."""
+    sizes = [_last(run.fingerprint) for run in table.runs() if run.device == device]
+    return next((size for size in reversed(sizes) if size), 0)
+
+
+def _last(fingerprint: Mapping[str, Any]) -> int:
+    found = next((fingerprint[level] for level in ("l3", "l2") if fingerprint.get(level)), 0)
+    return int(found) if is_number(found) and found > 0 else 0

@@ -20,6 +20,8 @@ from hwfit.latency_models.memory import read_bytes
 from hwfit.latency_models.overhead import Overhead, Terms
 from hwfit.latency_models.robust import Runs, fit_terms
 from hwfit.latency_models.whole import WholeModel, fit_overhead, memory
+from hwfit.lut_store.facts import last_cache
+from hwfit.lut_store.shipped import open_table
 from hwfit.space import Space
 from hwfit.subnet import Subnet
 from hwfit.workload import PHASES
@@ -97,7 +99,8 @@ def test_a_cache_that_holds_small_models_is_found(space, lookup):
     planted = Terms(scale=1.1, resident=0.5, cache=90e6)
     truth = {"decode": planted, "prefill": Terms(scale=1.1)}
     runs = timed(space, truth, 16, noise=0.01)
-    overhead = fit_overhead(lookup, runs)
+    overhead = fit_overhead(lookup, runs, cache=480e6)
+    assert fit_overhead(lookup, runs, cache=32e6).decode.resident == 0, "no model fits into that"
     assert overhead.decode.resident == pytest.approx(0.5, abs=0.15)
     assert overhead.decode.cache == pytest.approx(90e6, rel=0.2)
     assert overhead.prefill.resident == 0
@@ -110,7 +113,9 @@ def test_a_cache_that_holds_small_models_is_found(space, lookup):
 
 def test_a_device_without_such_a_cache_gets_none(space, lookup):
     truth = {"decode": Terms(scale=1.1, block=1e-5), "prefill": Terms()}
-    found = [fit_overhead(lookup, timed(space, truth, 12, noise=0.02, seed=seed)).decode for seed in range(4)]
+    found = [
+        fit_overhead(lookup, timed(space, truth, 12, noise=0.02, seed=seed), cache=480e6).decode for seed in range(4)
+    ]
     assert sum(terms.resident > 0.1 for terms in found) <= 1
 
 
@@ -154,7 +159,7 @@ def test_noise_alone_brings_no_three_terms():
     generator = np.random.default_rng(3)
     ops, blocks = generator.uniform(5e-3, 9e-3, 10), generator.integers(16, 31, 10).astype(float)
     read = ops * 1e10
-    terms = fit_terms(Runs(ops, blocks, read, ops * np.exp(0.02 * generator.standard_normal(10))))
+    terms = fit_terms(Runs(ops, blocks, read, ops * np.exp(0.02 * generator.standard_normal(10)), 1e9))
     assert sum([terms.scale != 1, terms.block != 0, terms.constant != 0, terms.resident != 0]) <= 1
     assert terms.error < 0.06
 
@@ -256,3 +261,10 @@ def test_no_overhead_file_at_all(tmp_path, text):
         Overhead.load(path)
     with pytest.raises(HwfitError, match="cannot be read"):
         Overhead.load(tmp_path / "none.json")
+
+
+def test_a_devices_last_cache_is_read_from_its_runs():
+    table = open_table("shipped")
+    assert last_cache(table, "cpu-amd-epyc-26-2-4e0027") == 32 << 20
+    assert last_cache(table, "cuda-nvidia-h200-6aeec2") == 60 << 20, "its L2: it has no third one"
+    assert last_cache(table, "nowhere") == 0
