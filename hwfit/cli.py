@@ -15,7 +15,19 @@ import typer
 from rich.console import Console
 
 from hwfit import cli_export, cli_judge, cli_search, cli_tables
-from hwfit.cli_options import Device, Precisions, SpaceName, Tables, TrainOn, commands
+from hwfit.cli_options import (
+    Batch,
+    Config,
+    Context,
+    Device,
+    ModelOrConfig,
+    Precisions,
+    Prompt,
+    SpaceName,
+    Tables,
+    TrainOn,
+    commands,
+)
 from hwfit.errors import HwfitError
 from hwfit.pick_command import pick
 
@@ -31,7 +43,6 @@ app.add_typer(cli_tables.app, name="tables")
 cli_export.register(app)
 app.command()(pick)
 
-Model = Annotated[str, typer.Argument(help="Known name (smollm2-135m), Llama-family directory, or hub id")]
 Folders = Annotated[list[str], typer.Argument(help="Deployed folders or .onnx files")]
 
 
@@ -43,7 +54,7 @@ def fetch(name: Annotated[str, typer.Argument(help="Known model")] = "smollm2-13
 
 @app.command()
 def profile(
-    model: Annotated[str | None, typer.Argument(help="As for the other commands; or give --config")] = None,
+    model: ModelOrConfig = None,
     device: Device = "cpu",
     tables: Tables = None,
     minutes: Annotated[float | None, typer.Option(help="Time budget; the most useful cells come first")] = None,
@@ -52,10 +63,10 @@ def profile(
     whole_models: Annotated[int, typer.Option(help="Random whole models timed to fit the overhead")] = 16,
     allow_busy: Annotated[bool, typer.Option("--allow-busy", help="Measure a GPU that others use, too")] = False,
     allow_mig: Annotated[bool, typer.Option("--allow-mig", help="Measure one partition of a GPU in MIG mode")] = False,
-    config: Annotated[Path | None, typer.Option(help="A config.json in place of MODEL; no weights needed")] = None,
+    config: Config = None,
     batch: Annotated[list[int] | None, typer.Option(help="Sequences at a time; repeatable")] = None,
     prompt: Annotated[list[int] | None, typer.Option(help="Tokens of a prompt; repeatable")] = None,
-    context: Annotated[int, typer.Option(help="Tokens that decode attends to")] = 128,
+    context: Context = 128,
     space: SpaceName = "auto",
 ) -> None:
     """Measure every layer shape of MODEL's search space on this machine; rerunning resumes."""
@@ -98,10 +109,10 @@ def predict(
     device: Device = "cpu",
     tables: Tables = None,
     json: Annotated[bool, typer.Option("--json", help="Print one JSON object instead of a table")] = False,
-    config: Annotated[Path | None, typer.Option(help="A config.json in place of MODEL; no weights needed")] = None,
-    batch: Annotated[int, typer.Option(help="Sequences at a time")] = 1,
-    prompt: Annotated[int, typer.Option(help="Tokens of a prompt")] = 128,
-    context: Annotated[int, typer.Option(help="Tokens that decode attends to")] = 128,
+    config: Config = None,
+    batch: Batch = 1,
+    prompt: Prompt = 128,
+    context: Context = 128,
 ) -> None:
     """Predict latency, memory and energy of a subnet, or of MODEL at every precision."""
     commands().predict(
@@ -118,13 +129,13 @@ def predict(
 
 @app.command()
 def advise(
-    model: Annotated[str | None, typer.Argument(help="As for the other commands; or give --config")] = None,
+    model: ModelOrConfig = None,
     device: Device = "cpu",
     tables: Tables = None,
-    config: Annotated[Path | None, typer.Option(help="A config.json in place of MODEL; no weights needed")] = None,
-    batch: Annotated[int, typer.Option(help="Sequences at a time")] = 1,
-    prompt: Annotated[int, typer.Option(help="Tokens of a prompt")] = 128,
-    context: Annotated[int, typer.Option(help="Tokens that decode attends to")] = 128,
+    config: Config = None,
+    batch: Batch = 1,
+    prompt: Prompt = 128,
+    context: Context = 128,
 ) -> None:
     """Say which of MODEL's layers get faster at which precision on a device, and which get slower."""
     commands().advise(

@@ -16,6 +16,11 @@ Tables = Annotated[
     typer.Option(help="Folder of the latency table [default: the user's cache]; predict also reads `shipped`"),
 ]
 Precisions = Annotated[list[str] | None, typer.Option(help="Precision choice, such as w4a8g32; repeatable")]
+Config = Annotated[Path | None, typer.Option(help="A config.json in place of MODEL; no weights needed")]
+ModelOrConfig = Annotated[str | None, typer.Argument(help="As for the other commands; or give --config")]
+Batch = Annotated[int, typer.Option(help="Sequences at a time")]
+Prompt = Annotated[int, typer.Option(help="Tokens of a prompt")]
+Context = Annotated[int, typer.Option(help="Tokens that decode attends to")]
 SpaceName = Annotated[str, typer.Option(help="auto (any model), fine, llama3, qllama3, or a .yaml file of your own")]
 
 

@@ -205,24 +205,6 @@ class Space:
             rng.choice(lm_head),
         )
 
-    def smallest(self, blocks: tuple[int, ...]) -> list[Subnet]:
-        """The narrowest subnet of `blocks` at each precision the linears may take, with each the LM head may: the same
-        one where it can."""
-        linears, heads = self.linears or self.precisions, self.lm_head or self.precisions
-        return [
-            self.subnet(
-                self.hidden[-1],
-                self.heads[-1],
-                self.head_size[-1],
-                self.mlp[-1],
-                blocks,
-                ((p,) * len(LINEARS),) * len(blocks),
-                head,
-            )
-            for p in linears
-            for head in ((p,) if p in heads else heads)
-        ]
-
     def to_dict(self) -> dict[str, Any]:
         """What decides a stored result; a field that is not in use adds nothing."""
         out: dict[str, Any] = {axis: list(getattr(self, axis)) for axis in AXES}

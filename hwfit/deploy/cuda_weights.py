@@ -10,11 +10,12 @@ import torch
 from torch import Tensor
 
 from hwfit.deploy.bundle import Bundle
+from hwfit.deploy.config_check import config_problems
 from hwfit.deploy.slice import EMBED, FINAL_NORM, LM_HEAD, NORMS, module_name, subnet_config
 from hwfit.errors import raise_all
 from hwfit.kernels.cuda_kit import Kit, Weight, embed_why_not, pack_table, random_table
 from hwfit.kernels.cuda_ops import PackedTable
-from hwfit.rotary import Rotary, rotary_problems
+from hwfit.rotary import Rotary
 from hwfit.subnet import LINEARS, Subnet
 
 
@@ -48,12 +49,7 @@ class CudaWeights:
 
 def unsupported(subnet: Subnet, config: Mapping[str, Any], kit: Kit) -> list[str]:
     """Why this subnet does not run on the kit's device, one line each."""
-    problems = [
-        f"config: {key}={config[key]} is not supported on cuda; allowed: {allowed}"
-        for key, allowed in (("attention_bias", False), ("mlp_bias", False), ("hidden_act", "silu"))
-        if config.get(key, allowed) != allowed
-    ]
-    problems += rotary_problems(config)
+    problems = config_problems(config, "on cuda")
     reasons = {name: (p, kit.why_not(p, k)) for name, (_, k, p) in subnet.linears.items()}
     problems += [f"{name}: {p} does not run: {why}" for name, (p, why) in reasons.items() if why]
     if why := embed_why_not(subnet.embed):

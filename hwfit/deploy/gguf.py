@@ -18,13 +18,14 @@ from gguf import GGMLQuantizationType as Type
 from torch import Tensor
 
 from hwfit.deploy.bundle import FP8, Bundle, norm_names, weight_specs
+from hwfit.deploy.config_check import config_problems
 from hwfit.deploy.gguf_tokenizer import read_vocabulary
 from hwfit.deploy.gguf_types import typed
 from hwfit.deploy.origin import Origin
 from hwfit.errors import raise_all
 from hwfit.files import replacing
 from hwfit.kernels.quantise import Grid, Quantised, dequantise, fake_quantise
-from hwfit.rotary import Rotary, rotary_problems
+from hwfit.rotary import Rotary
 
 GGUF = "model.gguf"
 _LINEARS = {
@@ -59,12 +60,7 @@ class _Kept:
 
 
 def problems(bundle: Bundle) -> list[str]:
-    config = bundle.config
-    return rotary_problems(config) + [
-        f"config: {key}={config[key]} is not supported in GGUF export; allowed: {allowed}"
-        for key, allowed in (("attention_bias", False), ("mlp_bias", False), ("hidden_act", "silu"))
-        if config.get(key, allowed) != allowed
-    ]
+    return config_problems(bundle.config, "in GGUF export")
 
 
 def nearest(bundle: Bundle) -> tuple[Bundle, list[str]]:

@@ -21,6 +21,7 @@ import numpy as np
 from onnx import ModelProto, NodeProto, TensorProto, helper
 
 from hwfit.deploy.bundle import Bundle
+from hwfit.deploy.config_check import config_problems
 from hwfit.deploy.slice import EMBED, FINAL_NORM, LM_HEAD, module_name
 from hwfit.errors import raise_all
 from hwfit.files import replacing
@@ -28,7 +29,7 @@ from hwfit.kernels import ort_cpu
 from hwfit.kernels.ort_cpu import Cache, Part
 from hwfit.kernels.ort_session import make_model, value
 from hwfit.kernels.pack import Arrays
-from hwfit.rotary import Rotary, rotary_problems
+from hwfit.rotary import Rotary
 
 EXTERNAL_OVER = 1_500_000_000  # bytes; protobuf ends at 2 GiB
 
@@ -54,12 +55,7 @@ def write_onnx(bundle: Bundle, path: Path, max_context: int = 512) -> Path:
 def unsupported(bundle: Bundle, max_context: int) -> list[str]:
     """Why this bundle has no ONNX graph, one line each."""
     config, s = bundle.config, bundle.subnet
-    problems = [
-        f"config: {key}={config[key]} is not supported in ONNX export; allowed: {allowed}"
-        for key, allowed in (("attention_bias", False), ("mlp_bias", False), ("hidden_act", "silu"))
-        if config.get(key, allowed) != allowed
-    ]
-    problems += rotary_problems(config)
+    problems = config_problems(config, "in ONNX export")
     if s.head_size % ort_cpu.HEAD_SIZE_MULTIPLE:
         problems.append(
             f"subnet: head_size={s.head_size} does not run in GroupQueryAttention; "

@@ -38,11 +38,6 @@ def task_files(name: str, shots: int, data: str = "pack", progress: bool = True)
     return folder
 
 
-def stock_tasks(name: str) -> list[str]:
-    """Names that lm-eval knows the benchmark's tasks by, sorted: one, or one a subject."""
-    return sorted(task for task in _stock_files(name, BENCHMARKS[name]) if not task.startswith("_"))
-
-
 def _stock_files(name: str, benchmark: Benchmark) -> dict[str, Path]:
     """Stock YAML by the name of the file to be written; a name with a leading underscore is a group's."""
     path = stock_folder() / benchmark.yaml

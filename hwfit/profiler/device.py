@@ -97,7 +97,7 @@ def cpu_fingerprint() -> Fingerprint:
         l3=l3,
         memory=psutil.virtual_memory().total,
         isa=isa,
-        governor=_read(SYSFS / "cpufreq/scaling_governor"),
+        governor=read_system(SYSFS / "cpufreq/scaling_governor"),
         virtual="hypervisor" in flags,
         system=f"{platform.system()} {platform.release()}",
         onnxruntime=version("onnxruntime"),
@@ -142,7 +142,8 @@ def _slug(name: str) -> str:
     return re.sub(r"[^a-z0-9]+", "-", plain).strip("-")[:40].strip("-")
 
 
-def _read(path: Path) -> str | None:
+def read_system(path: Path) -> str | None:
+    """What a file of the system says; None where there is none."""
     try:
         return path.read_text().strip()
     except OSError:
@@ -151,15 +152,15 @@ def _read(path: Path) -> str | None:
 
 def _cpuinfo() -> dict[str, str]:
     """The first processor's entries of /proc/cpuinfo; empty where there is none."""
-    first = (_read(CPUINFO) or "").split("\n\n")[0]
+    first = (read_system(CPUINFO) or "").split("\n\n")[0]
     return {k.strip(): v.strip() for line in first.splitlines() for k, colon, v in [line.partition(":")] if colon}
 
 
 def _cache(level: int) -> int:
     """Bytes of the unified cache of that level next to the first core."""
     for index in sorted(SYSFS.glob("cache/index*")):
-        if _read(index / "level") == str(level) and _read(index / "type") == "Unified":
-            size = re.fullmatch(r"(\d+)([KM]?)", _read(index / "size") or "")
+        if read_system(index / "level") == str(level) and read_system(index / "type") == "Unified":
+            size = re.fullmatch(r"(\d+)([KM]?)", read_system(index / "size") or "")
             return int(size[1]) * {"": 1, "K": 1024, "M": 1024**2}[size[2]] if size else 0
     return int(_sysctl(f"hw.perflevel0.l{level}cachesize") or _sysctl(f"hw.l{level}cachesize") or 0)
 

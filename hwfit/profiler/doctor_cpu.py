@@ -9,7 +9,7 @@ from pathlib import Path
 
 import psutil
 
-from hwfit.profiler.device import cpu_fingerprint
+from hwfit.profiler.device import cpu_fingerprint, read_system
 from hwfit.profiler.doctor import Finding, Verdict
 
 SYSFS = Path("/sys/devices/system/cpu")
@@ -55,7 +55,7 @@ def watch(seconds: float) -> Load:
 
 
 def governor() -> Finding:
-    name = _read(SYSFS / "cpu0/cpufreq/scaling_governor")
+    name = read_system(SYSFS / "cpu0/cpufreq/scaling_governor")
     if name is None:
         return Finding("governor", "not visible here", "good", "the host decides on the clock; the anchors follow it")
     if name == "performance":
@@ -71,7 +71,7 @@ def governor() -> Finding:
 
 def turbo() -> Finding:
     switches = (SYSFS / "cpufreq/boost", "1"), (SYSFS / "intel_pstate/no_turbo", "0")
-    states = [(_read(path), on) for path, on in switches]
+    states = [(read_system(path), on) for path, on in switches]
     found = next((text == on for text, on in states if text is not None), None)
     if found is None:
         return Finding(
@@ -117,7 +117,7 @@ def cores() -> Finding:
 
 
 def smt() -> Finding:
-    active = _read(SYSFS / "smt/active")
+    active = read_system(SYSFS / "smt/active")
     if active is None:
         return Finding("SMT", "not visible here", "good", "unknown")
     if active == "0":
@@ -163,7 +163,7 @@ def virtual(hypervisor: bool, steal: float) -> Finding:
 
 def quota() -> Finding:
     """Processors that the container's quota allows."""
-    text = (_read(CGROUP / "cpu.max") or "max").split()
+    text = (read_system(CGROUP / "cpu.max") or "max").split()
     if text[0] == "max":
         return Finding("container quota", "none", "good", "no pauses by the container's accounting")
     share = int(text[0]) / int(text[1])
@@ -194,10 +194,3 @@ def _headrooms() -> Iterable[float]:
             limit = sensor.high or sensor.critical
             if limit and sensor.current:
                 yield limit - sensor.current
-
-
-def _read(path: Path) -> str | None:
-    try:
-        return path.read_text().strip()
-    except OSError:
-        return None

@@ -73,10 +73,25 @@ def error_bars(value: float, low: float, high: float, colour: str) -> dict[str, 
     return {"type": "data", "symmetric": False, "color": colour, "thickness": 1.2, "width": 3, **reach}
 
 
-def legend_of(row: Row, rows: Sequence[Row]) -> dict[str, Any]:
+def _legend(row: Row, rows: Sequence[Row]) -> dict[str, Any]:
     """A trace's name in the legend of a saved picture: once a kind."""
     first = next(r for r in rows if r.kind == row.kind)
     return {"name": LOOKS[row.kind].title, "legendgroup": row.kind, "showlegend": row is first}
+
+
+def mark_of(row: Row, rows: Sequence[Row], phase: PhaseName, size: int) -> dict[str, Any]:
+    """A row's point over its measured milliseconds, with their interval; its `y` is the caller's."""
+    look, timing = LOOKS[row.kind], row.timing(phase)
+    x = timing.measured * 1e3
+    edge = {"color": "white", "width": 1}
+    return {
+        "x": [x],
+        "error_x": error_bars(x, timing.low * 1e3, timing.high * 1e3, look.colour),
+        "mode": "markers",
+        "marker": {"symbol": look.symbol, "color": look.colour, "size": size, "line": edge},
+        "meta": {"row": row.name, "role": "mark"},
+        **_legend(row, rows),
+    }
 
 
 def story(row: Row) -> str:

@@ -11,7 +11,7 @@ import plotly.graph_objects as go
 
 from hwfit.report.canvas import NARROW, WIDE, Canvas, Name
 from hwfit.report.dominance import beaten_rows, joint_front
-from hwfit.report.figures import error_bars, guide, legend_of, log_axis, new_figure, story, times_of
+from hwfit.report.figures import error_bars, guide, log_axis, mark_of, new_figure, story, times_of
 from hwfit.report.labels import Box, line_boxes, overlap
 from hwfit.report.results import Results, Row
 from hwfit.report.text import LOOKS
@@ -77,17 +77,8 @@ def _point(figure: go.Figure, row: Row, rows: Sequence[Row], phase: PhaseName, b
     if row.picked:
         ring = {"symbol": "circle-open", "size": 25, "color": "black", "line": {"width": 1.6}}
         figure.add_scatter(x=[x], y=[y], mode="markers", marker=ring, hoverinfo="skip", **quiet)
-    figure.add_scatter(
-        x=[x],
-        y=[y],
-        error_x=error_bars(x, timing.low * 1e3, timing.high * 1e3, look.colour),
-        error_y=error_bars(y, row.perplexity_low, row.perplexity_high, look.colour),
-        mode="markers",
-        marker={"symbol": look.symbol, "color": look.colour, "size": size, "line": {"color": "white", "width": 1}},
-        meta={"row": row.name, "role": "mark"},
-        **hover,
-        **legend_of(row, rows),
-    )
+    reach = error_bars(y, row.perplexity_low, row.perplexity_high, look.colour)
+    figure.add_scatter(y=[y], error_y=reach, **hover, **mark_of(row, rows, phase, size))
 
 
 LIMIT: tuple[float, float] = (15.0, 52.0)

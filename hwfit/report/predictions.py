@@ -5,10 +5,9 @@ from __future__ import annotations
 import plotly.graph_objects as go
 
 from hwfit.report.canvas import HALF, NARROW, Canvas, Name
-from hwfit.report.figures import error_bars, legend_of, log_axis, new_figure, story, times_of
+from hwfit.report.figures import log_axis, mark_of, new_figure, story, times_of
 from hwfit.report.labels import line_boxes
 from hwfit.report.results import Results
-from hwfit.report.text import LOOKS
 from hwfit.workload import PhaseName
 
 BAND = 0.08
@@ -32,20 +31,11 @@ def predictions(results: Results, phase: PhaseName) -> go.Figure:
     figure.add_scatter(x=[low, high], y=[low, high], **quiet, line={"color": "#888", "width": 1})
     points = []
     for row in rows:
-        timing, look = row.timing(phase), LOOKS[row.kind]
+        timing = row.timing(phase)
         assert timing.predicted is not None
         x, y = timing.measured * 1e3, timing.predicted * 1e3
         points.append((x, y))
-        figure.add_scatter(
-            x=[x],
-            y=[y],
-            error_x=error_bars(x, timing.low * 1e3, timing.high * 1e3, look.colour),
-            mode="markers",
-            marker={"symbol": look.symbol, "color": look.colour, "size": 10, "line": {"color": "white", "width": 1}},
-            hovertemplate=story(row) + "<extra></extra>",
-            meta={"row": row.name, "role": "mark"},
-            **legend_of(row, rows),
-        )
+        figure.add_scatter(y=[y], hovertemplate=story(row) + "<extra></extra>", **mark_of(row, rows, phase, 10))
     names = [Name(row.name, f"<b>{number}</b>", 1) for number, row in enumerate(results.rows, 1) if row in rows]
     notes = {}
     for width, pixels in (("narrow", NARROW), ("wide", HALF)):

@@ -78,11 +78,6 @@ class Recovery:
     def to_json(self) -> str:
         return json.dumps(asdict(self))
 
-    @classmethod
-    def from_json(cls, text: str) -> Recovery:
-        raw = json.loads(text)
-        return cls(**{**raw, "precisions": tuple(raw["precisions"])})
-
 
 def contributions(damage: Damage, picked: Picked) -> tuple[float, ...]:
     """`[axes + precisions]`: the damage of each width choice, and the sum of that of all linears at each precision."""

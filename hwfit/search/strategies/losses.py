@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -54,14 +53,6 @@ class Losses:
             file.write(line + "\n")
             file.flush()
             os.fsync(file.fileno())
-
-
-def read_losses(path: Path, space: Space) -> Mapping[Picked, float]:
-    """What a log holds, whatever its key. Raises `HwfitError` for a damaged log or one of another space."""
-    lines = _lines(path)
-    if not lines or (raw := _parsed(lines[0], path, 1)).get("space") != space.to_dict():
-        raise HwfitError(f"{path}: is no log of losses in this space; give one that a search in it has written")
-    return Losses(path, str(raw.get("key")), space).known
 
 
 def _lines(path: Path) -> list[bytes]:
