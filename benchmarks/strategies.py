@@ -132,17 +132,17 @@ def searcher(out: Path) -> Searcher:
     return Searcher(study, load_latency(DEVICE, "shipped"), Workload(), SEARCH, out / "checkpoints")
 
 
-def save_damage(of: Searcher) -> None:
+def save_damage(of: Searcher, path: Path = DAMAGE) -> None:
     table = {name: getattr(of.damage.table, name).tolist() for name in Choices.__dataclass_fields__}
     body = {"order": list(of.order), "space": of.study.space.to_dict(), "table": table, "provenance": provenance()}
-    write_text(DAMAGE, json.dumps(body))
-    Console().print(str(DAMAGE))
+    write_text(path, json.dumps(body))
+    Console().print(str(path))
 
 
-def load_damage(space: Space) -> tuple[Damage, Sequence[int]]:
-    raw = json.loads(DAMAGE.read_text())
+def load_damage(space: Space, path: Path = DAMAGE) -> tuple[Damage, Sequence[int]]:
+    raw = json.loads(path.read_text())
     if raw["space"] != space.to_dict():
-        raise HwfitError(f"{DAMAGE}: was measured in another space; measure it again with --measure")
+        raise HwfitError(f"{path}: was measured in another space; measure it again with --measure")
     order = tuple(raw["order"])
     table = Choices(**{name: torch.tensor(values, dtype=torch.float64) for name, values in raw["table"].items()})
     rank = torch.tensor([order.index(block) for block in range(len(order))])
