@@ -20,7 +20,8 @@ What makes settings comparable, and what that leaves out:
   channel.
 - Two-bit weights are left out: the A100's table has none.
 - Most of SmolLM2's sizes lie between the A100 table's cells (`prices`): they are predicted by the contender that won on
-  held-out shapes, minutes of contest that are kept under `--out`. Widths below its smallest cell are extrapolated.
+  held-out shapes; what of its contests does not ship takes minutes once and is kept under `--out`. Widths below its
+  smallest cell are extrapolated.
 - At one sequence a linear of this size takes the A100 little more than its launch. `x64` is prefill of 64 prompts at
   once, as a GPU is used.
 """
