@@ -96,7 +96,7 @@ def main() -> None:
 @cache
 def fastest_seconds(space: Space) -> float:
     latency, decode = load_latency(DEVICE, "shipped"), Workload().decode
-    return latency.predict(fastest_uniform(space, latency, decode), decode).value
+    return latency.from_memory.predict(fastest_uniform(space, latency, decode), decode).value
 
 
 def reached(

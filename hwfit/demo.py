@@ -139,7 +139,7 @@ def run_demo(
 def demo_budgets(latency: WholeModel, space: Space, workload: Workload, shares: Sequence[float]) -> dict[str, Budget]:
     """Decode budgets as `shares` of what the uniform 4-bit model is predicted to take, rounded to 10 us."""
     uniform = Subnet.whole(space.shape, UNIFORM["uniform w4"], space.embed)
-    whole = latency.predict(uniform, workload.decode).value
+    whole = latency.from_memory.predict(uniform, workload.decode).value
     return {_name(share): Budget((("decode", round(whole * share, 5)),)) for share in shares}
 
 

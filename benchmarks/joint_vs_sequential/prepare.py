@@ -44,7 +44,7 @@ def run(folder: Folder, options: Namespace) -> None:
     limits, uniform = {}, {}
     for phase in PHASES:
         fastest = fastest_uniform(space, latency, workload.phase(phase))
-        seconds = latency.predict(fastest, workload.phase(phase)).value
+        seconds = latency.from_memory.predict(fastest, workload.phase(phase)).value
         uniform[phase] = fastest.precision[0][0].name
         limits[phase] = {share: share / 100 * seconds for share in options.budgets}
     rows = options.train + options.validation

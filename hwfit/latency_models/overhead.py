@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 
 from hwfit.errors import HwfitError
@@ -49,6 +49,12 @@ class Overhead:
 
     def terms(self, phase: PhaseName) -> Terms:
         return getattr(self, phase)
+
+    @property
+    def from_memory(self) -> Overhead:
+        """Without what a cache saves."""
+        decode, prefill = (replace(terms, resident=0.0, cache=0.0) for terms in (self.decode, self.prefill))
+        return replace(self, decode=decode, prefill=prefill)
 
     def to_json(self) -> str:
         return json.dumps({"format": FORMAT, **asdict(self)}, indent=1)

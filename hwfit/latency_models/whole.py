@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 import numpy as np
@@ -73,6 +73,12 @@ class WholeModel:
         if terms.runs:
             low, high = value / (1 + terms.error), value * (1 + terms.error)
         return Estimate(value, low, high, "whole")
+
+    @property
+    def from_memory(self) -> WholeModel:
+        """The same device as if nothing stayed in its last cache from call to call: a sum over ops, which is what
+        searches need, and never less than what is predicted."""
+        return replace(self, overhead=self.overhead.from_memory)
 
     def price(self, op: Op) -> float:
         """Seconds of one op, overhead not included: what `ExpectedCost` takes."""

@@ -28,4 +28,4 @@ def fastest_uniform(space: Space, latency: WholeModel, phase: Phase) -> Subnet:
         )
     whole = {p: Subnet.whole(space.shape, p, space.embed) for p in offered}
     subnets = [replace(whole[p], lm_head=head) for p in offered for head in ([p] if p in heads else heads)]
-    return min(subnets, key=lambda subnet: latency.predict(subnet, phase).value)
+    return min(subnets, key=lambda subnet: latency.from_memory.predict(subnet, phase).value)

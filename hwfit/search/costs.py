@@ -27,6 +27,7 @@ def predicted_cost(
 ) -> dict[str, float]:
     """`metric -> cost` in the units of `hwfit.search.budget`; without `metrics`, all that the table can price.
 
+    Latencies are those of weights that come from memory (`WholeModel.from_memory`): sums over ops, as searches need.
     Raises `DataMiss` for ops without a price, `HwfitError` for energy that was never counted.
     """
     if metrics is not None:
@@ -41,7 +42,7 @@ def predicted_cost(
 
 
 def _seconds(phase: PhaseName, latency: WholeModel, workload: Workload, subnet: Subnet) -> float:
-    return latency.predict(subnet, workload.phase(phase)).value
+    return latency.from_memory.predict(subnet, workload.phase(phase)).value
 
 
 def _energy(latency: WholeModel, workload: Workload, subnet: Subnet) -> float:

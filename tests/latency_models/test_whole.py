@@ -104,7 +104,7 @@ def test_a_cache_that_holds_small_models_is_found(space, lookup):
     assert overhead.decode.resident == pytest.approx(0.5, abs=0.15)
     assert overhead.decode.cache == pytest.approx(90e6, rel=0.2)
     assert overhead.prefill.resident == 0
-    whole, cold = WholeModel(lookup, overhead), WholeModel(lookup, Overhead(replace(overhead.decode, cache=0.0)))
+    whole, cold = WholeModel(lookup, overhead), WholeModel(lookup, overhead).from_memory
     new = [run for run in timed(space, truth, 30, seed=5) if run[1].name == "decode"]
     errors = [[abs(w.predict(s, p).value / t - 1) for s, p, t in new] for w in (whole, cold)]
     assert np.mean(errors[0]) < 0.03
