@@ -28,10 +28,13 @@ CONFIG = {
 def test_a_config_alone_makes_a_table_for_every_batch(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     config = tmp_path / "config.json"
     config.write_text(json.dumps(CONFIG))
-    report = commands.profile(
-        config=config, tables=tmp_path / "tables", precision=("w32", "w8a8"), coarse=True, minutes=0.6,
-        whole_models=2, batch=(1, 4), prompt=(16,), context=64,
-    )  # fmt: skip
+    for _ in range(5):  # a busy machine may need more than one turn
+        report = commands.profile(
+            config=config, tables=tmp_path / "tables", precision=("w32", "w8a8"), coarse=True, minutes=0.6,
+            whole_models=2, batch=(1, 4), prompt=(16,), context=64,
+        )  # fmt: skip
+        if not report.left:
+            break
     frame = Table(tmp_path / "tables").read(report.device)
     linears = frame[frame["kind"] == "linear"]
     assert set(linears["m"]) == {1, 4, 16, 64}
@@ -39,7 +42,7 @@ def test_a_config_alone_makes_a_table_for_every_batch(tmp_path: Path, capsys: py
     assert {1, 4} <= set(decode["m"])
     possible = report.planned - report.unsupported
     printed = " ".join(capsys.readouterr().out.split())
-    assert f"the table has {report.measured} of {possible} cells that can run here" in printed
+    assert f"the table has {report.measured + report.skipped} of {possible} cells that can run here" in printed
 
 
 def test_bad_input_is_refused_before_anything_is_timed(tmp_path: Path):
