@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from html import escape
 from typing import Any
 
@@ -15,6 +16,8 @@ from hwfit.report.parts import swatch
 
 GROUPS = {"domains": ("domain", "circle"), "languages": ("language", "square"), "long": ("long context", "diamond")}
 INK, LEAST_KL = "#0072b2", 1e-6
+SHOWN = 5
+"""Broken limits that are listed at once; the others unfold."""
 ENDINGS = (
     ("lost", "right → wrong", "#d55e00", "/", "#ffffff"),
     ("won", "wrong → right", "#93c0e0", "", "#ffffff"),
@@ -116,7 +119,9 @@ def drift_words(drift: Drift) -> str:
     if drift.failures:
         count = "1 limit" if len(drift.failures) == 1 else f"{len(drift.failures)} limits"
         verdict = f"<p><b>✗ breaks {count}.</b> {against}</p>"
-        verdict += "<ul>" + "".join(f"<li>{escape(line)}</li>" for line in drift.failures) + "</ul>"
+        verdict += _list(drift.failures[:SHOWN])
+        if rest := drift.failures[SHOWN:]:
+            verdict += f"<details><summary>and {len(rest)} more</summary>{_list(rest)}</details>"
     else:
         verdict = f"<p><b>✓ within all limits.</b> {against}nothing changed by more than they allow.</p>"
     if lost := [f"{escape(name)} ({GROUPS[group][0]})" for group, name, d in _entries(drift) if not d.drawable]:
@@ -129,9 +134,12 @@ def drift_words(drift: Drift) -> str:
     return verdict
 
 
+def _list(lines: Sequence[str]) -> str:
+    return "<ul>" + "".join(f"<li>{escape(line)}</li>" for line in lines) + "</ul>"
+
+
 def unproven() -> str:
-    lines = "".join(f"<li>{escape(line)}</li>" for line in UNPROVEN)
-    return f"<details><summary>What this does not prove</summary><ul>{lines}</ul></details>"
+    return f"<details><summary>What this does not prove</summary>{_list(UNPROVEN)}</details>"
 
 
 def key() -> str:

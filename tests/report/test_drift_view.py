@@ -52,6 +52,8 @@ def test_the_verdict_is_in_words(run_dir: Path) -> None:
     drift = read_drifts(run_dir, read_results(run_dir))[NAME]
     assert "✗ breaks 1 limit." in drift_words(drift)
     assert "--max-kl 0.1" in drift_words(drift)
+    drift.failures = [f"limit {i}" for i in range(7)]
+    assert "<summary>and 2 more</summary><ul><li>limit 5</li><li>limit 6</li></ul>" in drift_words(drift)
     drift.failures = []
     assert "✓ within all limits" in drift_words(drift)
 
