@@ -95,8 +95,9 @@ def main() -> None:
 
 @cache
 def fastest_seconds(space: Space) -> float:
-    latency, decode = load_latency(DEVICE, "shipped"), Workload().decode
-    return latency.from_memory.predict(fastest_uniform(space, latency, decode), decode).value
+    latency, workload = load_latency(DEVICE, "shipped"), Workload()
+    fastest = fastest_uniform(space, latency, workload.decode)
+    return predicted_cost(latency, workload, fastest, ["decode"])["decode"]
 
 
 def reached(

@@ -27,6 +27,7 @@ from hwfit.report.table import rich_table
 from hwfit.run_results import TRAINING_TEXT, conclude
 from hwfit.search.budget import Budget
 from hwfit.search.choice import Choice
+from hwfit.search.costs import predicted_cost
 from hwfit.search.distil import DistilSettings
 from hwfit.search.forward import CPU
 from hwfit.search.optimise import SearchSettings
@@ -139,7 +140,7 @@ def run_demo(
 def demo_budgets(latency: WholeModel, space: Space, workload: Workload, shares: Sequence[float]) -> dict[str, Budget]:
     """Decode budgets as `shares` of what the uniform 4-bit model is predicted to take, rounded to 10 us."""
     uniform = Subnet.whole(space.shape, UNIFORM["uniform w4"], space.embed)
-    whole = latency.from_memory.predict(uniform, workload.decode).value
+    whole = predicted_cost(latency, workload, uniform, ["decode"])["decode"]
     return {_name(share): Budget((("decode", round(whole * share, 5)),)) for share in shares}
 
 

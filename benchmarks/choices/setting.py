@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import random
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -22,6 +23,7 @@ from hwfit.lut_store.aiconfigurator import import_aiconfigurator
 from hwfit.lut_store.shipped import SHIPPED
 from hwfit.lut_store.table import Table
 from hwfit.models.llama import open_model
+from hwfit.search.costs import predicted_cost
 from hwfit.search.discretise import Picked
 from hwfit.search.joint import Searcher
 from hwfit.search.sensitivity import Damage
@@ -47,8 +49,8 @@ BATCHED = 64
 
 
 @dataclass(frozen=True)
-class LinearsOnly:
-    """The prices of linears; all else takes no time."""
+class _Changed(ABC):
+    """Prices made of another's."""
 
     of: Prices
 
@@ -60,27 +62,26 @@ class LinearsOnly:
     def precisions(self) -> set[str]:
         return self.of.precisions
 
-    def predict(self, op: Op) -> Estimate:
-        return self.of.predict(op) if op.kind == "linear" else Estimate(0.0, 0.0, 0.0, "left out")
+    @abstractmethod
+    def predict(self, op: Op) -> Estimate: ...
 
     def price(self, op: Op) -> float:
         return self.predict(op).value
 
 
 @dataclass(frozen=True)
-class Redrawn:
+class LinearsOnly(_Changed):
+    """The prices of linears; all else takes no time."""
+
+    def predict(self, op: Op) -> Estimate:
+        return self.of.predict(op) if op.kind == "linear" else Estimate(0.0, 0.0, 0.0, "left out")
+
+
+@dataclass(frozen=True)
+class Redrawn(_Changed):
     """Prices drawn from their own 90 % intervals, log-normal and apart for every op: another table, no less likely."""
 
-    of: Prices
     seed: int
-
-    @property
-    def device(self) -> str:
-        return self.of.device
-
-    @property
-    def precisions(self) -> set[str]:
-        return self.of.precisions
 
     def predict(self, op: Op) -> Estimate:
         told = self.of.predict(op)
@@ -89,9 +90,6 @@ class Redrawn:
         sigma = math.log(told.high / told.low) / (2 * 1.645)
         factor = math.exp(sigma * random.Random(f"{self.seed} {op}").gauss(0, 1))
         return Estimate(told.value * factor, told.low, told.high, told.source)
-
-    def price(self, op: Op) -> float:
-        return self.predict(op).value
 
 
 @dataclass(frozen=True)
@@ -109,7 +107,7 @@ class Setting:
         return self.workload.phase(self.metric)
 
     def seconds(self, picked: Picked, order: tuple[int, ...]) -> float:
-        return self.latency.predict(picked.subnet(self.space, order), self.phase).value
+        return predicted_cost(self.latency, self.workload, picked.subnet(self.space, order), [self.metric])[self.metric]
 
     def by_kind(self, **smallest: int) -> Array:
         """Seconds of all linears of each kind at each precision, [kinds, precisions]; `depth=3` is that choice."""

@@ -17,6 +17,7 @@ from hwfit.models.llama import load_shape, load_tokenizer, open_model
 from hwfit.models.text import heldout_texts, pack_tokens, train_texts
 from hwfit.profiler.device_kinds import fingerprint
 from hwfit.search.baseline import fastest_uniform
+from hwfit.search.costs import predicted_cost
 from hwfit.space import Space
 from hwfit.workload import PHASES, Workload
 
@@ -44,7 +45,7 @@ def run(folder: Folder, options: Namespace) -> None:
     limits, uniform = {}, {}
     for phase in PHASES:
         fastest = fastest_uniform(space, latency, workload.phase(phase))
-        seconds = latency.from_memory.predict(fastest, workload.phase(phase)).value
+        seconds = predicted_cost(latency, workload, fastest, [phase])[phase]
         uniform[phase] = fastest.precision[0][0].name
         limits[phase] = {share: share / 100 * seconds for share in options.budgets}
     rows = options.train + options.validation

@@ -9,6 +9,8 @@ from typing import Literal
 from hwfit.subnet import Subnet
 from hwfit.workload import Phase
 
+FEW_ROWS = 16
+"""Up to this many rows a linear is bound by reading its weights, and it matters where they are."""
 Kind = Literal["linear", "attention", "norm", "swiglu", "embed"]
 
 

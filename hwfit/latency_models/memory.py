@@ -4,13 +4,10 @@ from __future__ import annotations
 
 import math
 
-from hwfit.kernels.op import Op, subnet_ops
+from hwfit.kernels.op import FEW_ROWS, Op, subnet_ops
 from hwfit.precision import Precision
 from hwfit.subnet import Subnet
 from hwfit.workload import Phase
-
-FEW_ROWS = 16
-"""Up to this many rows a forward call is bound by reading, and it matters from where."""
 
 
 def kv_bytes(device: str) -> int:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import hashlib
 import json
 from dataclasses import asdict, dataclass
-from importlib.resources import files
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +17,7 @@ from hwfit.files import is_number, parse_json, write_text
 from hwfit.latency_models.cells import Cells
 from hwfit.latency_models.contenders import CONTENDERS
 from hwfit.latency_models.contest import HeldOut
+from hwfit.lut_store.shipped import shipped_data
 
 FOLDER = "models"
 FORMAT = 1
@@ -69,7 +69,7 @@ def parse_verdict(text: str) -> tuple[str, Verdict] | None:
 
 
 def shipped_contests() -> Path:
-    return Path(str(files("hwfit"))) / "data" / "contests"
+    return shipped_data("contests")
 
 
 def _digest(cells: Cells) -> str:

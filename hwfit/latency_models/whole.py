@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Protocol
 
 import numpy as np
@@ -68,13 +69,13 @@ class WholeModel:
         Raises `DataMiss` listing every op without a price.
         """
         ops, terms = sum_ops(self.lookup, subnet, phase), self.overhead.terms(phase.name)
-        read = read_bytes(subnet, phase, self.lookup.device)
+        read = read_bytes(subnet, phase, self.lookup.device) if terms.cache else math.inf
         value, low, high = (terms.apply(s, len(subnet.blocks), read) for s in (ops.value, ops.low, ops.high))
         if terms.runs:
             low, high = value / (1 + terms.error), value * (1 + terms.error)
         return Estimate(value, low, high, "whole")
 
-    @property
+    @cached_property
     def from_memory(self) -> WholeModel:
         """The same device as if nothing stayed in its last cache from call to call: a sum over ops, which is what
         searches need, and never less than what is predicted."""

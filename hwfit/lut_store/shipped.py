@@ -19,7 +19,12 @@ def open_table(tables: Path | str | None) -> Table:
 
 
 def shipped_folder() -> Path:
-    return Path(str(files("hwfit"))) / "data" / "tables"
+    return shipped_data("tables")
+
+
+def shipped_data(folder: str) -> Path:
+    """A folder of the data that come with the package."""
+    return Path(str(files("hwfit"))) / "data" / folder
 
 
 def condense(source: Table, target: Table) -> list[Path]:

@@ -6,14 +6,11 @@ import math
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from hwfit.kernels.op import Op
+from hwfit.kernels.op import FEW_ROWS, Op
 
 if TYPE_CHECKING:
     from hwfit.kernels.backend import Backend
     from hwfit.profiler.protocol import Rules
-
-COLD_ROWS = 16
-"""Up to this many rows a linear is bound by reading its weights, and its chain must be a long one."""
 
 BUILDS = {"cpu": 4, "cuda": 1}
 
@@ -49,8 +46,8 @@ def chain_bytes(op: Op, backend: Backend, cache: int, rules: Rules) -> int:
 def _cpu(op: Op, backend: Backend, cache: int, rules: Rules) -> int:
     """Half of what overflows the caches with few rows, a short chain otherwise."""
     if op.kind != "linear":
-        return 6 if op.m > COLD_ROWS else 48 if op.kind == "attention" else 192  # norms take a microsecond each
-    if op.m <= COLD_ROWS:
+        return 6 if op.m > FEW_ROWS else 48 if op.kind == "attention" else 192  # norms take a microsecond each
+    if op.m <= FEW_ROWS:
         return min(rules.max_copies, math.ceil(cold_bytes(cache) / 2 / backend.copy_bytes(op)))
     return min(12, max(2, math.ceil(2e9 / (2 * op.m * op.n * op.k))))
 
