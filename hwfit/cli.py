@@ -174,9 +174,12 @@ def measure(
     device: Device = "cpu",
     tables: Tables = None,
     seconds: Annotated[float, typer.Option(help="Seconds a model", min=0.1)] = 6.0,
+    batch: Batch = 1,
+    prompt: Prompt = 128,
+    context: Context = 128,
 ) -> None:
     """Time deployed models on this machine, interleaved."""
-    commands().measure(target, device, tables, seconds)
+    commands().measure(target, device, tables, seconds, batch=batch, prompt=prompt, context=context)
 
 
 cli_judge.add(app)

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from hwfit.cli_options import Device, Precisions, SpaceName, Tables, TrainOn, commands
+from hwfit.cli_options import Batch, Context, Device, Precisions, Prompt, SpaceName, Tables, TrainOn, commands
 
 
 def search(
@@ -57,6 +57,9 @@ def search(
         int | None, typer.Option(help="Subnets whose loss is measured [default: what a joint search measures]")
     ] = None,
     aim: Annotated[float, typer.Option(help="Share of a budget to use as measured; a quiet device allows more")] = 0.95,
+    batch: Batch = 1,
+    prompt: Prompt = 128,
+    context: Context = 128,
 ) -> None:
     """Search MODEL for the best subnet under every --budget at once, distil it and export it."""
     commands().search(
@@ -89,6 +92,9 @@ def search(
         strategy=strategy,
         evaluations=evaluations,
         aim=aim,
+        batch=batch,
+        prompt=prompt,
+        context=context,
     )
 
 

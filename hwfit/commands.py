@@ -19,7 +19,7 @@ from hwfit.lut_store.table import Table
 from hwfit.models import fetch as models
 from hwfit.models.llama import load_config
 from hwfit.pick_command import pick
-from hwfit.predict_commands import advise, config_of, predict, workloads_of
+from hwfit.predict_commands import advise, config_of, predict
 from hwfit.profiler.anchor import Anchor
 from hwfit.profiler.device_kinds import fingerprint, get_backend, get_deployer
 from hwfit.profiler.doctor import Finding, examine
@@ -40,7 +40,7 @@ from hwfit.space_files import AUTO
 from hwfit.space_option import measurable, space_of
 from hwfit.transfer_command import transfer
 from hwfit.validate_command import validate
-from hwfit.workload import PHASES, PhaseName, Workload
+from hwfit.workload import PHASES, PhaseName, workloads_of
 
 COLOURS = {"good": "green", "warn": "yellow", "bad": "red"}
 
@@ -111,12 +111,18 @@ def measure(
     device: str = "cpu",
     tables: Path | None = None,
     seconds: float = 6.0,
+    batch: int = 1,
+    prompt: int = 128,
+    context: int = 128,
 ) -> dict[str, dict[PhaseName, Timing]]:
-    """Time deployed folders (on the CPU also .onnx files) on this machine, interleaved."""
-    found = {str(t): open_deployed(device, Path(t), Workload()) for t in target}
+    """Time deployed folders (on the CPU also .onnx files) on this machine, interleaved: `batch` sequences at a time,
+    their prompts of `prompt` tokens, then one token of each at `context` tokens."""
+    (workload,) = workloads_of([batch], [prompt], context)
+    found = {str(t): open_deployed(device, Path(t), workload) for t in target}
     anchor = Anchor.of_table(get_backend(device), fingerprint(device), Table(tables))
-    times = time_models(found, Workload(), seconds, anchor)
-    table = RichTable("", "decode ms", "prefill ms", "size MB", title=f"measured on {fingerprint(device).name}")
+    times = time_models(found, workload, seconds, anchor)
+    title = f"measured on {fingerprint(device).name}, {workload}"
+    table = RichTable("", "decode ms", "prefill ms", "size MB", title=title)
     for name, by_phase in times.items():
         cells = [
             f"{by_phase[p].p10 * 1e3:.2f} ({by_phase[p].low * 1e3:.2f}–{by_phase[p].high * 1e3:.2f})" for p in PHASES

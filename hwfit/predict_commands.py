@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import asdict
 from json import dumps
 from pathlib import Path
@@ -25,7 +24,7 @@ from hwfit.progress import out_console
 from hwfit.space import DEFAULTS
 from hwfit.subnet import Subnet
 from hwfit.target_device import kind_of
-from hwfit.workload import PHASES, Workload
+from hwfit.workload import PHASES, workloads_of
 
 
 def predict(
@@ -131,13 +130,6 @@ def advise(
     for reason in sorted({reason for one in found for reason in one.missing}):
         out_console.print(f"no price: {reason}", soft_wrap=True)
     return found
-
-
-def workloads_of(batch: Sequence[int], prompt: Sequence[int], context: int) -> list[Workload]:
-    """Every batch with every prompt length. Raises `HwfitError` listing what is below 1."""
-    named = [*(("batch", b) for b in batch), *(("prompt", p) for p in prompt), ("context", context)]
-    raise_all([f"--{name} {value} must be at least 1" for name, value in named if value < 1])
-    return [Workload(b, p, context=context) for b in batch for p in prompt]
 
 
 def config_of(model: str | None, config: Path | None) -> Path:

@@ -50,10 +50,11 @@ def tell_predictions(bench: Bench, bundles: Mapping[str, Path], judge: bool) -> 
     write_text(path, json.dumps({"device": device, "workload": asdict(workload), "models": models}, indent=1))
     out_console.print(table)
     first, on = next(iter(bundles.values())), bench.device
+    command = " ".join([f"hwfit measure '{first}' --device {on}", *workload.options])
     told = (
         f"The device {device} is not in this machine: the latencies above and in {path} are predictions, and "
         f"{RESULTS}, which hwfit pick and hwfit report read, is not written, for it holds measured times. On a machine "
-        f"with the device, `hwfit measure '{first}' --device {on}` times a copy of that folder."
+        f"with the device, `{command}` times a copy of that folder."
     )
     out_console.print(told, soft_wrap=True, highlight=False, markup=False)
     return path

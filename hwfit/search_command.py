@@ -17,6 +17,7 @@ from hwfit.search.training import Training
 from hwfit.search_run import SearchJob, run_search
 from hwfit.space_files import AUTO
 from hwfit.target_device import kind_of, target_device
+from hwfit.workload import workloads_of
 
 
 def search(
@@ -49,6 +50,9 @@ def search(
     strategy: str = "joint",
     evaluations: int | None = None,
     aim: float = 0.95,
+    batch: int = 1,
+    prompt: int = 128,
+    context: int = 128,
 ) -> dict[str, Path]:
     """Search MODEL for the best subnet under every --budget at once, distil it and export it to OUT.
 
@@ -62,7 +66,8 @@ def search(
     first one measures, writes and prints. Raises `HwfitError` before anything trains for budgets that cannot be met,
     too little memory or too little text. `strategy` is how subnets are chosen (`hwfit.search.strategies`), by the
     measured loss of `evaluations` of them (default: what a joint search measures). `aim` is the share of each budget
-    that re-measured subnets are to use: the rest is for slower minutes of the device.
+    that re-measured subnets are to use: the rest is for slower minutes of the device. Budgets are on `batch` sequences
+    at a time: their prompts of `prompt` tokens, then one token of each at `context` tokens.
     """
     training = Training(
         steps=steps,
@@ -98,6 +103,7 @@ def search(
     raise_all([f"{flag} is for --dry-run alone; a search takes MODEL" for flag, value in only.items() if value])
     if model is None:
         raise HwfitError("MODEL is missing; give a known name (smollm2-135m), a directory, or a hub id")
+    (workload,) = workloads_of([batch], [prompt], context)
     limits, trainer = Budget.parse(budget), parallel.start(training_device(train_on))
     out_console.quiet = not parallel.first()
     try:
@@ -116,6 +122,7 @@ def search(
             precision=precision,
             front=front,
             judge=judge,
+            workload=workload,
         )
         return run_search(job)
     finally:

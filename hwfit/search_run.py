@@ -121,8 +121,8 @@ def _baseline(job: SearchJob, space: Space, latency: WholeModel) -> dict[str, Ch
 
 def _begin(job: SearchJob) -> None:
     """What has to be there at the end is looked for at the start. Raises `HwfitError` if it is not, or if the run
-    folder is another device's."""
-    job.device.claim(job.out)
+    folder is of another device or workload."""
+    job.device.claim(job.out, job.workload)
     if job.judge and job.device.answers:
         try:
             questions(job.path, EXAM)

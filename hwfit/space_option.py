@@ -91,16 +91,13 @@ def profile_command(
     name: str, workload: Workload, model: str, device: str, tables: Path | None, precision: Sequence[str]
 ) -> str:
     """The `hwfit profile` that measures a space; only what differs from its defaults."""
-    plain = Workload()
     options = {
         "--space": name if name != AUTO else None,
         "--device": device if device != "cpu" else None,
         "--tables": tables,
-        "--batch": workload.batch if workload.batch != plain.batch else None,
-        "--prompt": workload.prompt if workload.prompt != plain.prompt else None,
-        "--context": workload.context if workload.context != plain.context else None,
     }
     words = [model, *(str(w) for option, value in options.items() if value is not None for w in (option, value))]
+    words += workload.options
     words += [w for p in precision for w in ("--precision", p)]
     return shlex.join(["hwfit", "profile", *words])
 

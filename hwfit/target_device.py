@@ -11,6 +11,7 @@ from hwfit.lut_store.resolve import resolve
 from hwfit.lut_store.shipped import open_table
 from hwfit.profiler.device import Fingerprint, compute_capability
 from hwfit.profiler.device_kinds import DEVICES, fingerprint
+from hwfit.workload import Workload
 
 GPU_SM = 90
 """Whose precisions a GPU that is not here is offered, unless they are given; what its table lacks is left out."""
@@ -40,17 +41,20 @@ class TargetDevice:
         """Compute capability of a GPU, as one number."""
         return GPU_SM if self.kind == "cuda" and not self.here else compute_capability(self.kind)
 
-    def claim(self, run: Path) -> None:
-        """Marks a run folder as this device's. Raises `HwfitError` if it is another's."""
-        path = run / "checkpoints" / CLAIM
+    def claim(self, run: Path, workload: Workload) -> None:
+        """Marks a run folder as this device's under this workload. Raises `HwfitError` if it is another's."""
+        path, mine = run / "checkpoints" / CLAIM, [self.key, str(workload)]
         try:
-            other = path.read_text(encoding="utf-8").strip() if path.exists() else self.key
+            known = path.read_text(encoding="utf-8").splitlines() if path.exists() else mine
+            known += [str(Workload())] * (len(known) == 1)  # a run begun when there was no other
         except (OSError, ValueError) as error:
             raise HwfitError(f"{path}: cannot be read ({error}); delete it, or give --out another folder") from error
-        if other != self.key:
-            raise HwfitError(f"--out {run}: holds a search for device {other}, not {self.key}; give another folder")
+        if known != mine:
+            raise HwfitError(
+                f"--out {run}: holds a search for device {', '.join(known)}, not {', '.join(mine)}; give another folder"
+            )
         if not path.exists():
-            write_text(path, f"{self.key}\n")
+            write_text(path, "\n".join(mine) + "\n")
 
 
 def kind_of(device: str) -> str:

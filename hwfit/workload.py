@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
+
+from hwfit.errors import raise_all
 
 PhaseName = Literal["prefill", "decode"]
 PHASES: tuple[PhaseName, ...] = ("decode", "prefill")
@@ -43,3 +46,21 @@ class Workload:
 
     def phase(self, name: PhaseName) -> Phase:
         return self.decode if name == "decode" else self.prefill
+
+    @property
+    def options(self) -> list[str]:
+        """What a command line says of it: only what differs from the defaults."""
+        plain = Workload()
+        named = (("--batch", self.batch, plain.batch), ("--prompt", self.prompt, plain.prompt))
+        named += (("--context", self.context, plain.context),)
+        return [word for option, value, default in named if value != default for word in (option, str(value))]
+
+    def __str__(self) -> str:
+        return f"batch {self.batch}, prompt {self.prompt}, context {self.context}"
+
+
+def workloads_of(batch: Sequence[int], prompt: Sequence[int], context: int) -> list[Workload]:
+    """Every batch with every prompt length. Raises `HwfitError` listing what is below 1."""
+    named = [*(("batch", b) for b in batch), *(("prompt", p) for p in prompt), ("context", context)]
+    raise_all([f"--{name} {value} must be at least 1" for name, value in named if value < 1])
+    return [Workload(b, p, context=context) for b in batch for p in prompt]

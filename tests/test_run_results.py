@@ -175,7 +175,7 @@ def test_damaged_times_and_stages_are_told(made, calls, tmp_path: Path, damage: 
         Stages.of(tmp_path)
 
 
-def test_a_device_of_a_table_is_known_and_a_run_is_one_devices(tmp_path: Path):
+def test_a_device_of_a_table_is_known_and_a_run_is_one_devices_and_workloads(tmp_path: Path):
     gpu = target_device("cuda-nvidia-h200", Path("shipped"))
     assert (gpu.kind, gpu.here, gpu.answers, gpu.sm) == ("cuda", False, False, 90)
     here = target_device("cpu", None)
@@ -183,10 +183,16 @@ def test_a_device_of_a_table_is_known_and_a_run_is_one_devices(tmp_path: Path):
     assert here.key == fingerprint("cpu").key
     with pytest.raises(HwfitError, match="is not in table"):
         target_device("a-toaster", Path("shipped"))
-    gpu.claim(tmp_path)
-    gpu.claim(tmp_path)
+    gpu.claim(tmp_path, Workload())
+    gpu.claim(tmp_path, Workload())
     with pytest.raises(HwfitError, match=r"holds a search for device cuda-nvidia-h200.*give another folder"):
-        TargetDevice("cpu", "cpu-mine").claim(tmp_path)
+        TargetDevice("cpu", "cpu-mine").claim(tmp_path, Workload())
+    with pytest.raises(HwfitError, match=r"batch 1, prompt 128, context 128, not .*batch 8, prompt 128, context 128"):
+        gpu.claim(tmp_path, Workload(batch=8))
+    (tmp_path / "checkpoints" / "device.txt").write_text(f"{gpu.key}\n")  # as runs said it that knew one workload
+    gpu.claim(tmp_path, Workload())
+    with pytest.raises(HwfitError, match="give another folder"):
+        gpu.claim(tmp_path, Workload(batch=8))
 
 
 def test_of_a_device_elsewhere_predictions_are_told_as_such(made, calls, tmp_path: Path, capsys):

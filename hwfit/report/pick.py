@@ -49,11 +49,12 @@ def pick_row(results: Results, budget: Budget, by: str = "perplexity") -> Pick:
     rejected = sorted((one for one in judged if one.broken), key=lambda one: _used(one, budget))
     if not fitting:
         closest = rejected[0]
+        limits = [f"--budget {_quoted(t)}" for t in str(budget).split()]
         needs = " ".join(format_limit(m, closest.costs[m].value, loosely=True) for m in closest.broken)
         raise HwfitError(
             f"no model of this run keeps {budget} as measured; closest: '{closest.row.name}', which needs {needs} "
             f"(x{_used(closest, budget):.3g}); search for the budget itself with "
-            f"`hwfit search MODEL {' '.join(f'--budget {_quoted(t)}' for t in str(budget).split())}`"
+            f"`{' '.join(['hwfit search MODEL', *limits, *results.workload.options])}`"
         )
     return Pick(fitting[0], tuple(fitting[1:]), tuple(rejected))
 
