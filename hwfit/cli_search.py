@@ -24,7 +24,7 @@ def search(
     precision: Precisions = None,
     steps: Annotated[int, typer.Option(help="Architecture steps", min=1)] = 16,
     distil_steps: Annotated[int, typer.Option(help="Distillation steps", min=0)] = 28,
-    front: Annotated[int, typer.Option(help="Budgets to search: the given one and looser ones, x1.25 each", min=1)] = 1,
+    front: Annotated[int, typer.Option(help="Budgets to search: each as given and looser ones, x1.25 each", min=1)] = 1,
     train_on: TrainOn = None,
     space: SpaceName = "auto",
     data: Annotated[
@@ -60,6 +60,10 @@ def search(
     batch: Batch = 1,
     prompt: Prompt = 128,
     context: Context = 128,
+    also: Annotated[
+        list[str] | None,
+        typer.Option(help="Another budget, from the same supernet, such as 'ttft=80ms memory=120MB'; repeatable"),
+    ] = None,
 ) -> None:
     """Search MODEL for the best subnet under every --budget at once, distil it and export it."""
     commands().search(
@@ -95,6 +99,7 @@ def search(
         batch=batch,
         prompt=prompt,
         context=context,
+        also=also or (),
     )
 
 

@@ -53,6 +53,7 @@ def search(
     batch: int = 1,
     prompt: int = 128,
     context: int = 128,
+    also: Sequence[str] = (),
 ) -> dict[str, Path]:
     """Search MODEL for the best subnet under every --budget at once, distil it and export it to OUT.
 
@@ -67,7 +68,8 @@ def search(
     too little memory or too little text. `strategy` is how subnets are chosen (`hwfit.search.strategies`), by the
     measured loss of `evaluations` of them (default: what a joint search measures). `aim` is the share of each budget
     that re-measured subnets are to use: the rest is for slower minutes of the device. Budgets are on `batch` sequences
-    at a time: their prompts of `prompt` tokens, then one token of each at `context` tokens.
+    at a time: their prompts of `prompt` tokens, then one token of each at `context` tokens. `also` are more budgets,
+    several limits in each text, that the same supernet is searched for.
     """
     training = Training(
         steps=steps,
@@ -104,7 +106,8 @@ def search(
     if model is None:
         raise HwfitError("MODEL is missing; give a known name (smollm2-135m), a directory, or a hub id")
     (workload,) = workloads_of([batch], [prompt], context)
-    limits, trainer = Budget.parse(budget), parallel.start(training_device(train_on))
+    limits = _budgets(budget, also)
+    trainer = parallel.start(training_device(train_on))
     out_console.quiet = not parallel.first()
     try:
         path = Path(parallel.from_first(lambda: str(open_model(model))))
@@ -128,3 +131,15 @@ def search(
     finally:
         out_console.quiet = False
         parallel.stop()
+
+
+def _budgets(budget: Sequence[str], also: Sequence[str]) -> tuple[Budget, ...]:
+    """The limits of --budget, which hold at once, and those of every --also. Raises `HwfitError` for all problems."""
+    found, problems = [], []
+    for flag, texts in (("--budget", budget), *(("--also", text.split()) for text in also)):
+        try:
+            found.append(Budget.parse(texts, flag))
+        except HwfitError as error:
+            problems += error.problems
+    raise_all(problems)
+    return tuple(found)

@@ -43,7 +43,7 @@ from hwfit.workload import PHASES, Workload
 
 FRONT_STEP = 1.25
 TIGHTEST = "subnet"
-"""The search result for the budget as given."""
+"""The search result for the first budget as given."""
 EXAM, SECONDS = Exam(), 6.0
 """What models are asked in the end, and how long each is timed."""
 
@@ -54,7 +54,7 @@ class SearchJob:
 
     model: str
     path: Path
-    limits: Budget
+    limits: tuple[Budget, ...]
     out: Path
     device: TargetDevice
     trainer: torch.device
@@ -69,9 +69,14 @@ class SearchJob:
 
     @property
     def budgets(self) -> dict[str, Budget]:
-        """The budget as given, and looser ones."""
+        """The budgets as given, and looser ones of each."""
+        names = [TIGHTEST, *(f"{TIGHTEST} {limits}" for limits in self.limits[1:])]
         steps = [FRONT_STEP**i for i in range(self.front)]
-        return {f"{TIGHTEST} x{s:.3g}" if i else TIGHTEST: self.limits.scaled(s) for i, s in enumerate(steps)}
+        return {
+            f"{name} x{s:.3g}" if i else name: limits.scaled(s)
+            for name, limits in zip(names, self.limits, strict=True)
+            for i, s in enumerate(steps)
+        }
 
 
 def run_search(job: SearchJob) -> dict[str, Path]:
@@ -81,7 +86,7 @@ def run_search(job: SearchJob) -> dict[str, Path]:
     latency = load_latency(device.key, job.tables)
     opened = space_of(job.path, job.space, job.precision, device.kind, device.sm)
     space = priced(opened, latency, workload, job.model, device.kind, job.tables, job.precision, device.here)
-    refuse_infeasible([job.limits], space, latency, workload)
+    refuse_infeasible(job.limits, space, latency, workload)
     refuse_too_little_memory(job.path, space, job.training, job.trainer)
     parallel.from_first(lambda: _begin(job))
     stages = Stages.of(job.out) if progress else Stages()
@@ -114,9 +119,9 @@ def _baseline(job: SearchJob, space: Space, latency: WholeModel) -> dict[str, Ch
     """What a user would compare with, if the space has it; it is distilled like the rest."""
     if not uniform_precisions(space):
         return {}
-    subnet = fastest_uniform(space, latency, job.workload.phase(job.limits.phase))
-    name = f"uniform {subnet.precision[0][0]}"
-    return {name: Choice(name, "uniform", None, subnet)}
+    subnets = [fastest_uniform(space, latency, job.workload.phase(limits.phase)) for limits in job.limits]
+    named = {f"uniform {subnet.precision[0][0]}": subnet for subnet in subnets}
+    return {name: Choice(name, "uniform", None, subnet) for name, subnet in named.items()}
 
 
 def _begin(job: SearchJob) -> None:

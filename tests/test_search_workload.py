@@ -14,6 +14,7 @@ from hwfit.errors import HwfitError
 from hwfit.profiler import protocol
 from hwfit.profiler.protocol import Rules
 from hwfit.report.results import read_results
+from hwfit.subnet import Subnet
 from hwfit.workload import Workload, workloads_of
 
 MANY = {"batch": 4, "prompt": 64, "context": 80}
@@ -35,7 +36,12 @@ def test_budgets_are_on_the_workload_that_was_asked_for(tmp_path: Path, monkeypa
 
     whole = commands.predict(str(model), tables=tables, **MANY)["w8a8"]
     assert whole["prefill"].value > 0
-    (folder,) = commands.search(str(model), [f"ttft={2e3 * whole['prefill'].value}ms"], run, **given, **MANY).values()
+    also = [f"decode={2e3 * whole['decode'].value}ms memory=50MB"]
+    folder, other = commands.search(
+        str(model), [f"ttft={0.9e3 * whole['prefill'].value}ms"], run, **given, **MANY, also=also
+    ).values()
+    assert (folder.name, other.name.split("=")[0]) == ("subnet", "subnet decode")
+    assert Subnet.load(other / "subnet.json") != Subnet.load(folder / "subnet.json")
     results = read_results(run)
     assert (results.workload.batch, results.workload.prompt, results.workload.context) == (4, 64, 80)
     with pytest.raises(HwfitError, match=r"not .*batch 4, prompt 32, context 80; give another folder|hwfit profile"):
@@ -68,3 +74,12 @@ def test_what_is_below_one_is_told_before_anything_else(tmp_path: Path, capsys: 
         told = capsys.readouterr().err
         assert all(f"--{name} {value} must be at least 1" in told for name, value in
                    (("batch", 0), ("prompt", -3), ("context", 0)))  # fmt: skip
+
+
+def test_every_problem_of_several_budgets_is_told_with_its_flag():
+    with pytest.raises(HwfitError) as error:
+        commands.search("nowhere", ["speed=1ms"], also=["ttft=80ms ttft=90ms", "memory=120"])
+    told = "\n".join(error.value.problems)
+    assert "--budget speed=1ms: metric 'speed' is unknown" in told
+    assert "--also ttft=90ms: ttft is given twice" in told
+    assert "--also memory=120:" in told

@@ -18,7 +18,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from hwfit.errors import nearest, raise_all
 from hwfit.workload import PHASES, PhaseName
@@ -67,15 +67,16 @@ _VALUE = re.compile(r"\s*(\d+(?:\.\d*)?(?:[eE][+-]?\d+)?|\.\d+)\s*([a-zA-Z]*)\s*
 
 @dataclass(frozen=True)
 class Budget:
-    """Upper limits by metric, in the metrics' units."""
+    """Upper limits by metric, in the metrics' units. `flag` is where a user gave them."""
 
     limits: tuple[tuple[str, float], ...]
+    flag: str = field(default="--budget", compare=False, repr=False)
 
     @classmethod
-    def parse(cls, texts: Iterable[str]) -> Budget:
+    def parse(cls, texts: Iterable[str], flag: str = "--budget") -> Budget:
         """One `name=value`, `name<=value` or `name>=value` a text; `=` means the sense that a name is limited in.
 
-        Raises `HwfitError` listing every one that cannot be read.
+        Raises `HwfitError` listing every one that cannot be read, as an option `flag`.
         """
         limits: dict[str, tuple[float, str]] = {}
         problems = []
@@ -83,29 +84,29 @@ class Budget:
             match = _TEXT.fullmatch(text)
             name, sign, value = match.groups() if match else (text.partition("=")[0], "=", "")
             if name not in QUANTITIES:
-                problems.append(f"--budget {text}: metric '{name}' is unknown; {nearest(name, QUANTITIES)}")
+                problems.append(f"{flag} {text}: metric '{name}' is unknown; {nearest(name, QUANTITIES)}")
                 continue
             quantity = QUANTITIES[name]
             metric, number = quantity.metric(sign), _number(value, quantity.units)
             if metric is None:
                 kind, right = ("an upper", "<=") if quantity.ceiling else ("a lower", ">=")
-                problems.append(f"--budget {text}: {name} takes {kind} limit; allowed: {name}{right}VALUE")
+                problems.append(f"{flag} {text}: {name} takes {kind} limit; allowed: {name}{right}VALUE")
             elif number is None:
                 units = [unit for unit in quantity.units if unit]
                 unit = "" if not units else f" with one of the units {units}" if "" not in quantity.units else ""
                 optional = f", {units} allowed" if units and "" in quantity.units else ""
-                problems.append(f"--budget {text}: '{value}' is no positive number{unit}{optional}")
+                problems.append(f"{flag} {text}: '{value}' is no positive number{unit}{optional}")
             elif metric in limits:
                 other = limits[metric][1]
                 both = f"{name} is given twice" if other == name else f"{name} and {other} limit the same"
-                problems.append(f"--budget {text}: {both}; give one")
+                problems.append(f"{flag} {text}: {both}; give one")
             else:
                 inverse = metric == quantity.floor and metric != quantity.ceiling
                 limits[metric] = (1 / number if inverse else number, name)
         if not problems and not limits:
-            problems.append("--budget is missing; give at least one, such as --budget decode=6ms")
+            problems.append(f"{flag} is missing; give at least one, such as {flag} decode=6ms")
         raise_all(problems)
-        return cls(tuple(sorted((metric, limit) for metric, (limit, _) in limits.items())))
+        return cls(tuple(sorted((metric, limit) for metric, (limit, _) in limits.items())), flag)
 
     def as_dict(self) -> dict[str, float]:
         return dict(self.limits)
@@ -118,7 +119,7 @@ class Budget:
 
     def scaled(self, factor: float) -> Budget:
         """Every limit times `factor`: looser above 1, floors too."""
-        return Budget(tuple((metric, limit * factor) for metric, limit in self.limits))
+        return Budget(tuple((metric, limit * factor) for metric, limit in self.limits), self.flag)
 
     def within(self, costs: Mapping[str, float], tolerance: float = 0.0) -> bool:
         return all(costs[metric] <= limit * (1 + tolerance) for metric, limit in self.limits)

@@ -45,13 +45,14 @@ class Nearby:
             if least > limit * (1 + TOLERANCE):
                 sense, side = ("above the most", "most") if metric == "1/params" else ("below the least", "least")
                 problems.append(
-                    f"--budget {format_limit(metric, limit)} is {sense} that any subnet of this space takes, "
+                    f"{budget.flag} {format_limit(metric, limit)} is {sense} that any subnet of this space takes, "
                     f"{format_cost(metric, least, loosely=True)}; allowed: at {side} that"
                 )
         if len(budget.limits) == 1:
             return problems
         closest = "; or ".join(self.closest(budget))
-        return [*problems, f"--budget {budget}: no subnet of this space keeps all of these at once; closest: {closest}"]
+        together = f"{budget.flag} {budget}: no subnet of this space keeps all of these at once; closest: {closest}"
+        return [*problems, together]
 
     def closest(self, budget: Budget) -> list[str]:
         """Feasible budgets close to an infeasible one: all limits times the least factor, or one of them alone."""
