@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
 import tempfile
 import zipfile
@@ -19,7 +18,7 @@ from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from hwfit import packs
 from hwfit.errors import HwfitError, nearest
-from hwfit.files import write_text
+from hwfit.files import replacing, write_text
 from hwfit.models import rotate, text
 from hwfit.models.gguf_file import read_gguf
 from hwfit.models.llama import check_model, torch_model
@@ -132,10 +131,9 @@ def _write(
     provenance: dict[str, Any],
 ) -> None:
     directory.mkdir()
-    save_file({k: v.contiguous() for k, v in weights.items()}, directory / "model.safetensors", {"format": "pt"})
+    with replacing(directory / "model.safetensors") as temporary:
+        save_file({k: v.contiguous() for k, v in weights.items()}, temporary, {"format": "pt"})
     tokenizer.save_pretrained(directory)
     generation = {key: config[key] for key in ("bos_token_id", "eos_token_id", "pad_token_id")}
     for file, content in {"config": config, "generation_config": generation, "hwfit": provenance}.items():
         write_text(directory / f"{file}.json", json.dumps(content, indent=1) + "\n")
-    with (directory / "model.safetensors").open("rb") as file:
-        os.fsync(file.fileno())

@@ -262,6 +262,17 @@ def test_the_tokenizer_comes_with_it(tmp_path: Path, format: str) -> None:
 
 
 @pytest.mark.parametrize("format", FORMATS)
+def test_who_may_read_it_is_as_for_anything_new(tmp_path: Path, format: str) -> None:
+    """A server often runs as another user than the one that exported."""
+    folder = export(searched(("w8a8g32",)), tmp_path, format, nearest=True).folder
+    (tmp_path / "file").touch()
+    (tmp_path / "folder").mkdir()
+    like = {kind: (tmp_path / kind).stat().st_mode for kind in ("file", "folder")}
+    assert {p.name: p.stat().st_mode for p in folder.rglob("*") if p.is_file() and p.stat().st_mode != like["file"]} == {}
+    assert folder.stat().st_mode == like["folder"]
+
+
+@pytest.mark.parametrize("format", FORMATS)
 def test_a_failed_write_leaves_nothing_or_the_earlier_export(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, format: str
 ) -> None:
