@@ -109,7 +109,7 @@ def chosen_subnets(
 ) -> dict[str, Subnet]:
     """`quality_name -> subnet` of all that is to be distilled: what `measure` chose, or the rung `unmeasured`."""
     plan = folder.plan()
-    out = {quality_name(subnet, 0): subnet for subnet in references(folder).values()}
+    out: dict[str, Subnet] = {}
     for job in plan.jobs(methods):
         if unmeasured is not None:
             rungs = ladder(folder, job) if folder.found(job.name).exists() else []
@@ -118,4 +118,4 @@ def chosen_subnets(
             row = read_json(folder.measured(job.cell), "measure").get(job.name, {})
             subnets = [subnet_of(row["subnet"])] if "subnet" in row else []
         out |= {quality_name(s, job.seed): s for s in subnets}
-    return out
+    return out | {quality_name(subnet, 0): subnet for subnet in references(folder).values()}
