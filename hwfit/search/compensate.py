@@ -1,4 +1,4 @@
-"""Compensation: the kept inputs of a pruned linear take over, by least squares, what the dropped ones contributed."""
+"""Compensation: the kept inputs of a pruned linear take over, by ridge regression, what the dropped ones gave."""
 
 from __future__ import annotations
 
@@ -12,16 +12,22 @@ from hwfit.search.importance import Ordered
 from hwfit.space import LINEAR_WIDTHS
 from hwfit.subnet import ModelShape, Subnet
 
-RIDGE = 1e-2
+RIDGE = 0.5
+"""Of each input's own mean square. Calibration has hardly more tokens than an MLP has neurons: what they explain by
+chance is to be left alone."""
+EPS = 1e-6
 PRUNED = ("o_proj", "down_proj")
 
 
 @torch.no_grad()
-def compensated(sliced: Mapping[str, Tensor], ordered: Ordered, shape: ModelShape, subnet: Subnet) -> dict[str, Tensor]:
+def compensated(
+    sliced: Mapping[str, Tensor], ordered: Ordered, shape: ModelShape, subnet: Subnet, ridge: float = RIDGE
+) -> dict[str, Tensor]:
     """`sliced` with new weights for every `o_proj` and `down_proj` that lost inputs.
 
-    With C = E[x x'] over calibration text and S the kept inputs, W[:, S] becomes W C[:, S] (C[S, S] + ridge)^-1: the
-    least-squares fit to the full layer's output (as in SliceGPT's and OBS's closed forms), before any training.
+    With C = E[x x'] over calibration text, S the kept inputs and D the dropped ones, W[:, S] gains
+    W[:, D] C[D, S] (C[S, S] + ridge diag C[S, S])^-1: without a ridge the least-squares fit to the full layer's output
+    (as in SliceGPT's and OBS's closed forms); a ridge draws towards the weights as they were, not towards zero.
     """
     out = dict(sliced)
     for i, block in enumerate(subnet.blocks):
@@ -33,8 +39,8 @@ def compensated(sliced: Mapping[str, Tensor], ordered: Ordered, shape: ModelShap
             if out[target].shape[1] == weight.shape[1]:
                 continue
             moment = moment.to(weight.device)
-            within = moment[kept][:, kept]
-            within = within + RIDGE * within.diagonal().mean() * torch.eye(len(within), device=within.device)
-            fitted = torch.linalg.solve(within, moment[kept] @ weight[rows].T)  # [kept, rows]
-            out[target] = fitted.T.contiguous()
+            within, whole = moment[kept][:, kept], weight[rows]
+            missed = moment[kept] @ whole.T - within @ whole[:, kept].T  # [kept, rows]
+            floor = ridge * within.diagonal().clamp_min(EPS * within.diagonal().max())
+            out[target] = whole[:, kept] + torch.linalg.solve(within + torch.diag(floor), missed).T
     return out

@@ -268,7 +268,8 @@ def test_who_may_read_it_is_as_for_anything_new(tmp_path: Path, format: str) -> 
     (tmp_path / "file").touch()
     (tmp_path / "folder").mkdir()
     like = {kind: (tmp_path / kind).stat().st_mode for kind in ("file", "folder")}
-    assert {p.name: p.stat().st_mode for p in folder.rglob("*") if p.is_file() and p.stat().st_mode != like["file"]} == {}
+    modes = {path.name: path.stat().st_mode for path in folder.rglob("*") if path.is_file()}
+    assert modes == dict.fromkeys(modes, like["file"])
     assert folder.stat().st_mode == like["folder"]
 
 

@@ -176,7 +176,7 @@ def test_compensation_is_the_least_squares_fit_of_the_dropped_inputs():
     """Against numpy's lstsq on the very activations: the pruned down_proj answers as well as any weights could."""
     o = ordered()
     subnet = tiny_space().subnet(64, 4, 16, 64, (0, 1, 2), ((Precision.parse("w32"),) * 7,) * 3, Precision.parse("w32"))
-    pruned = compensated(slice_weights(o.weights, SHAPE, subnet), o, SHAPE, subnet)
+    pruned = compensated(slice_weights(o.weights, SHAPE, subnet), o, SHAPE, subnet, ridge=1e-4)
     model = torch_model(CONFIG, o.weights)
     seen = []
     model.model.layers[1].mlp.down_proj.register_forward_hook(lambda module, args, y: seen.append((args[0], y)))
@@ -191,3 +191,5 @@ def test_compensation_is_the_least_squares_fit_of_the_dropped_inputs():
     }
     assert errors["ours"] < 0.5 * errors["cut"]
     assert errors["ours"] < errors["best"] + 0.05 * errors["cut"]
+    kept = compensated(slice_weights(o.weights, SHAPE, subnet), o, SHAPE, subnet, ridge=1e9)
+    assert all(torch.allclose(kept[n], w, atol=1e-6) for n, w in slice_weights(o.weights, SHAPE, subnet).items())
