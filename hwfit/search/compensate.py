@@ -42,5 +42,6 @@ def compensated(
             within, whole = moment[kept][:, kept], weight[rows]
             missed = moment[kept] @ whole.T - within @ whole[:, kept].T  # [kept, rows]
             floor = ridge * within.diagonal().clamp_min(EPS * within.diagonal().max())
-            out[target] = whole[:, kept] + torch.linalg.solve(within + torch.diag(floor), missed).T
+            gained = torch.linalg.solve(within + torch.diag(floor), missed).T  # [rows, kept]
+            out[target] = (whole[:, kept] + gained).contiguous()
     return out
