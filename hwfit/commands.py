@@ -40,7 +40,7 @@ from hwfit.space_files import AUTO
 from hwfit.space_option import measurable, space_of
 from hwfit.transfer_command import transfer
 from hwfit.validate_command import validate
-from hwfit.workload import PHASES, PhaseName, workloads_of
+from hwfit.workload import PHASES, PhaseName, workload_of, workloads_of
 
 COLOURS = {"good": "green", "warn": "yellow", "bad": "red"}
 
@@ -117,7 +117,7 @@ def measure(
 ) -> dict[str, dict[PhaseName, Timing]]:
     """Time deployed folders (on the CPU also .onnx files) on this machine, interleaved: `batch` sequences at a time,
     their prompts of `prompt` tokens, then one token of each at `context` tokens."""
-    (workload,) = workloads_of([batch], [prompt], context)
+    workload = workload_of(batch, prompt, context)
     found = {str(t): open_deployed(device, Path(t), workload) for t in target}
     anchor = Anchor.of_table(get_backend(device), fingerprint(device), Table(tables))
     times = time_models(found, workload, seconds, anchor)

@@ -24,7 +24,7 @@ from hwfit.progress import out_console
 from hwfit.space import DEFAULTS
 from hwfit.subnet import Subnet
 from hwfit.target_device import kind_of
-from hwfit.workload import PHASES, workloads_of
+from hwfit.workload import PHASES, workload_of
 
 
 def predict(
@@ -44,7 +44,7 @@ def predict(
     config.json) stands in for MODEL: no weights are needed. By name and `decode`, `prefill` (seconds), and
     `decode_joules`, `prefill_joules` where the device's energy was counted: the layers' own.
     """
-    workload = workloads_of((batch,), (prompt,), context)[0]
+    workload = workload_of(batch, prompt, context)
     key = device_key(device, tables)
     latency, joules = load_latency(key, tables), load_energy(key, tables)
     subnets = _subnets(target, config, latency.lookup)
@@ -91,7 +91,7 @@ def advise(
 
     `config` (a config.json) stands in for MODEL: no weights are needed. `device` may be any in the table.
     """
-    workload = workloads_of((batch,), (prompt,), context)[0]
+    workload = workload_of(batch, prompt, context)
     shape, key = load_shape(config_of(model, config)), device_key(device, tables)
     prices = load_prices(key, tables)
     there = sorted(

@@ -17,7 +17,7 @@ from hwfit.search.training import Training
 from hwfit.search_run import SearchJob, run_search
 from hwfit.space_files import AUTO
 from hwfit.target_device import kind_of, target_device
-from hwfit.workload import workloads_of
+from hwfit.workload import workload_of
 
 
 def search(
@@ -105,7 +105,7 @@ def search(
     raise_all([f"{flag} is for --dry-run alone; a search takes MODEL" for flag, value in only.items() if value])
     if model is None:
         raise HwfitError("MODEL is missing; give a known name (smollm2-135m), a directory, or a hub id")
-    (workload,) = workloads_of([batch], [prompt], context)
+    workload = workload_of(batch, prompt, context)
     limits = _budgets(budget, also)
     trainer = parallel.start(training_device(train_on))
     out_console.quiet = not parallel.first()

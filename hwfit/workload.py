@@ -50,13 +50,17 @@ class Workload:
     @property
     def options(self) -> list[str]:
         """What a command line says of it: only what differs from the defaults."""
-        plain = Workload()
-        named = (("--batch", self.batch, plain.batch), ("--prompt", self.prompt, plain.prompt))
-        named += (("--context", self.context, plain.context),)
-        return [word for option, value, default in named if value != default for word in (option, str(value))]
+        plain, names = Workload(), ("batch", "prompt", "context")
+        changed = {name: value for name in names if (value := getattr(self, name)) != getattr(plain, name)}
+        return [word for name, value in changed.items() for word in (f"--{name}", str(value))]
 
     def __str__(self) -> str:
         return f"batch {self.batch}, prompt {self.prompt}, context {self.context}"
+
+
+def workload_of(batch: int, prompt: int, context: int) -> Workload:
+    """Raises as `workloads_of`."""
+    return workloads_of([batch], [prompt], context)[0]
 
 
 def workloads_of(batch: Sequence[int], prompt: Sequence[int], context: int) -> list[Workload]:
