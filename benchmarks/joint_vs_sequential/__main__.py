@@ -18,7 +18,7 @@ os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
 from benchmarks.joint_vs_sequential.plan import Folder
 from hwfit.errors import HwfitError
 
-STAGES = {"prepare": False, "probe": True, "search": True, "measure": False, "distil": True, "report": False}
+STAGES = {"prepare": False, "search": True, "measure": False, "distil": True, "report": False}
 """Whether a stage runs jobs in several processes, on either kind of machine."""
 
 

@@ -24,8 +24,8 @@ ORIGINAL = "original"
 def arguments(parser: ArgumentParser) -> None:
     parser.add_argument("--seconds", type=float, default=3.0, help="seconds a model and round")
     parser.add_argument("--again", action="store_true", help="time what was distilled anew, in turns; choose nothing")
-    parser.add_argument("--rounds", type=int, default=4, help="rounds a cell at most")
-    parser.add_argument("--tolerance", type=float, default=0.01, help="how far above its budget one may be measured")
+    parser.add_argument("--rounds", type=int, default=3, help="rounds of choosing a cell at most")
+    parser.add_argument("--tolerance", type=float, default=0.03, help="how far above its budget one may be measured")
 
 
 def run(folder: Folder, options: Namespace) -> int:
@@ -58,24 +58,26 @@ def run(folder: Folder, options: Namespace) -> int:
 
 
 def _cell(folder: Folder, jobs: list[Job], measured: Measure, options: Namespace) -> dict[str, Any]:
-    """Every job's largest rung that holds the budget; all rungs in hand are timed in turns, in every round."""
-    ladders = {job.name: distilled(folder, job) if options.again else ladder(folder, job) for job in jobs}
-    phase = jobs[0].phase
-    limit = folder.plan().budget(jobs[0]).as_dict()[phase]
-    rounds = 1 if options.again else options.rounds
-    chosen = settled({n: r for n, r in ladders.items() if r}, phase, limit, measured, rounds, options.tolerance)
-    out: dict[str, Any] = {
-        name: read_json(folder.found(name), "search").get("infeasible", "") for name, r in ladders.items() if not r
-    }
-    out = {name: {"infeasible": reason} for name, reason in out.items()}
-    for name, (rung, times) in chosen.items():
+    """Every job's largest rung that holds the budget, chosen in rounds; then all chosen are timed in turns."""
+    phase, limit = jobs[0].phase, folder.plan().limit(jobs[0])
+    if options.again:
+        chosen = {job.name: r for job in jobs if (r := distilled(folder, job))}
+    else:
+        ladders = {job.name: ladder(folder, job) for job in jobs}
+        chosen = settled({n: r for n, r in ladders.items() if r}, phase, limit, measured, options.rounds)
+    times = measured({name: rung.subnet for name, rung in chosen.items()}) if chosen else {}
+    out: dict[str, Any] = {}
+    for job in jobs:
+        if reason := read_json(folder.found(job.name), "search").get("infeasible"):
+            out[job.name] = {"infeasible": reason}
+    for name, rung in chosen.items():
         out[name] = {
             "share": rung.share,
             "subnet": json.loads(rung.subnet.to_json()),
             "predicted": rung.predicted,
             "loss": rung.loss,
-            "measured": times,
-            "held": times[phase]["p10"] <= limit * (1 + options.tolerance),
+            "measured": times[name],
+            "held": times[name][phase]["p10"] <= limit * (1 + options.tolerance),
         }
     return out
 
@@ -86,9 +88,10 @@ def ladder(folder: Folder, job: Job) -> list[Rung]:
     return [Rung(r["share"], subnet_of(r["subnet"]), r["predicted"][job.phase], r["loss"]) for r in found]
 
 
-def distilled(folder: Folder, job: Job) -> list[Rung]:
-    """The largest rung that was distilled, and no other."""
-    return [r for r in ladder(folder, job) if folder.quality(quality_name(r.subnet, job.seed)).exists()][:1]
+def distilled(folder: Folder, job: Job) -> Rung | None:
+    """The largest rung that was distilled."""
+    done = (r for r in ladder(folder, job) if folder.quality(quality_name(r.subnet, job.seed)).exists())
+    return next(done, None)
 
 
 def references(folder: Folder) -> dict[str, Subnet]:

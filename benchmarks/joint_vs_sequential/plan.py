@@ -17,9 +17,11 @@ from hwfit.errors import HwfitError
 from hwfit.files import replacing, write_text
 from hwfit.search.budget import Budget
 from hwfit.search.methods import METHODS
-from hwfit.search.recovery import Probe, Recovery, fit_recovery
 from hwfit.subnet import Subnet
-from hwfit.workload import Workload
+from hwfit.workload import PhaseName, Workload
+
+GOALS: dict[str, PhaseName] = {"decode": "decode", "prefill": "prefill", "prefill_in_memory": "prefill"}
+"""What is to be fast; `prefill_in_memory` within the memory of the smallest uniform model too."""
 
 
 @dataclass(frozen=True)
@@ -27,7 +29,7 @@ class Job:
     """One search: a method under a budget on one seed's text and draws. `name` is also its file's."""
 
     method: str
-    phase: str
+    goal: str  # one of `GOALS`
     share: int  # per cent of the fastest uniform model's latency
     seed: int
 
@@ -37,25 +39,33 @@ class Job:
 
     @property
     def cell(self) -> str:
-        return f"{self.phase}.b{self.share}"
+        return f"{self.goal}.b{self.share}"
+
+    @property
+    def phase(self) -> PhaseName:
+        """Whose latency the budget is on."""
+        return GOALS[self.goal]
 
     @classmethod
     def parse(cls, name: str) -> Job:
-        method, phase, share, seed = name.split(".")
-        return cls(method, phase, int(share[1:]), int(seed[1:]))
+        method, goal, share, seed = name.split(".")
+        return cls(method, goal, int(share[1:]), int(seed[1:]))
 
 
 @dataclass(frozen=True)
 class Plan:
-    """`limits["decode"][70]`: seconds of the budget that is 70 % of the fastest uniform model's of 4 bits or more.
+    """`limits["decode"][70]`: the budget by metric; its latency is 70 % of the fastest uniform model's as measured, of
+    4 bits or more.
 
+    `bias` is by how many times too slow uniform models are predicted, by goal: what a search is to keep in predictions.
     `device` is the key of the measured processor; `train` and `validation` count sequences of `seq` tokens a seed.
     """
 
     model: str
     device: str
     workload: Workload
-    limits: dict[str, dict[int, float]]
+    limits: dict[str, dict[int, dict[str, float]]]
+    bias: dict[str, float]
     uniform: dict[str, str]
     seeds: int
     seq: int
@@ -64,15 +74,21 @@ class Plan:
 
     def jobs(self, methods: Sequence[str] = tuple(METHODS)) -> list[Job]:
         return [
-            Job(method, phase, share, seed)
+            Job(method, goal, share, seed)
             for seed in range(self.seeds)
             for method in methods
-            for phase, shares in self.limits.items()
+            for goal, shares in self.limits.items()
             for share in shares
         ]
 
+    def limit(self, job: Job) -> float:
+        """Seconds that may be measured."""
+        return self.limits[job.goal][job.share][job.phase]
+
     def budget(self, job: Job) -> Budget:
-        return Budget(((job.phase, self.limits[job.phase][job.share]),))
+        """In predictions."""
+        limits = self.limits[job.goal][job.share]
+        return Budget(tuple((m, v * self.bias[job.goal] if m == job.phase else v) for m, v in limits.items()))
 
 
 @dataclass(frozen=True)
@@ -99,15 +115,6 @@ class Folder:
     def found(self, name: str) -> Path:
         return self.path / "found" / f"{name}.json"
 
-    def probe(self, name: str) -> Path:
-        return self.path / "probes" / f"{name}.json"
-
-    def recovery(self) -> Recovery | None:
-        """What the probes teach; None without any."""
-        raw = [json.loads(path.read_text()) for path in sorted((self.path / "probes").glob("*.json"))]
-        probes = [Probe(tuple(r["contributions"]), r["at_once"], r["distilled"]) for r in raw]
-        return fit_recovery(probes) if probes else None
-
     def quality(self, name: str) -> Path:
         return self.path / "quality" / f"{name}.json"
 
@@ -117,7 +124,7 @@ class Folder:
 
     def plan(self) -> Plan:
         raw = read_json(self.path / "input" / "plan.json", "prepare")
-        limits = {phase: {int(s): v for s, v in by_share.items()} for phase, by_share in raw.pop("limits").items()}
+        limits = {goal: {int(s): v for s, v in by_share.items()} for goal, by_share in raw.pop("limits").items()}
         return Plan(**{**raw, "workload": Workload(**raw["workload"]), "limits": limits})
 
     def save_plan(self, plan: Plan) -> None:

@@ -5,21 +5,26 @@ from __future__ import annotations
 import shutil
 from argparse import ArgumentParser, Namespace
 from pathlib import Path
+from statistics import geometric_mean
 
-from benchmarks.joint_vs_sequential.plan import Folder, Plan
+from benchmarks.joint_vs_sequential.plan import GOALS, Folder, Plan
 from hwfit.errors import HwfitError
 from hwfit.evaluate.requests import save_requests
 from hwfit.evaluate.tasks import TASKS
 from hwfit.latency_models.load import load_latency
+from hwfit.latency_models.memory import memory
 from hwfit.lut_store.shipped import open_table
 from hwfit.lut_store.whole_runs import FOLDER
-from hwfit.models.llama import load_shape, load_tokenizer, open_model
+from hwfit.models.llama import load_config, load_shape, load_tokenizer, open_model
 from hwfit.models.text import heldout_texts, pack_tokens, train_texts
+from hwfit.precision import Precision
 from hwfit.profiler.device_kinds import fingerprint
-from hwfit.search.baseline import fastest_uniform
+from hwfit.profiler.subnets import p10s, time_subnets
 from hwfit.search.costs import predicted_cost
+from hwfit.search.strategies.picks import uniform_precisions
 from hwfit.space import Space
-from hwfit.workload import PHASES, Workload
+from hwfit.subnet import Subnet
+from hwfit.workload import Workload
 
 
 def arguments(parser: ArgumentParser) -> None:
@@ -27,7 +32,9 @@ def arguments(parser: ArgumentParser) -> None:
     parser.add_argument("--tables", type=Path, help="latency table of this processor")
     parser.add_argument("--text", type=Path, help="own training and held-out text, split in two")
     parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--budgets", type=int, nargs="+", default=[90, 70, 50], help="per cent of the fastest uniform")
+    parser.add_argument("--budgets", type=int, nargs="+", default=[85, 70, 55], help="per cent of the fastest uniform")
+    parser.add_argument("--loose", type=int, nargs="+", default=[350, 180, 90], help="the same, for prefill in memory")
+    parser.add_argument("--seconds", type=float, default=4.0, help="for which each uniform model is timed")
     parser.add_argument("--seq", type=int, default=256)
     parser.add_argument("--train", type=int, default=2400, help="training sequences a seed")
     parser.add_argument("--validation", type=int, default=48, help="validation sequences a seed")
@@ -42,12 +49,20 @@ def run(folder: Folder, options: Namespace) -> None:
     shape, tokenizer, device, workload = load_shape(path), load_tokenizer(path), fingerprint("cpu").key, Workload()
     space = Space.default(shape)
     latency = load_latency(device, options.tables)
-    limits, uniform = {}, {}
-    for phase in PHASES:
-        fastest = fastest_uniform(space, latency, workload.phase(phase))
-        seconds = predicted_cost(latency, workload, fastest, [phase])[phase]
-        uniform[phase] = fastest.precision[0][0].name
-        limits[phase] = {share: share / 100 * seconds for share in options.budgets}
+    names = [space.precisions[i].name for i in uniform_precisions(space)]
+    whole = {name: Subnet.whole(shape, Precision.parse(name), space.embed) for name in names}
+    measured = p10s(time_subnets(whole, load_config(path), workload, options.tables, "cpu", options.seconds))
+    small = min(names, key=lambda name: whole[name].weight_bytes)
+    limits, bias, uniform = {}, {}, {}
+    for goal, phase in GOALS.items():
+        fast, within = min(names, key=lambda name: measured[name][phase]), {}
+        seen = [fast]
+        if goal != phase:
+            within, seen = {"memory": float(memory(whole[small], workload.context))}, [fast, small]
+        ratios = [predicted_cost(latency, workload, whole[n], [phase])[phase] / measured[n][phase] for n in seen]
+        bias[goal], uniform[goal] = geometric_mean(ratios), fast
+        shares = options.budgets if goal == phase else options.loose
+        limits[goal] = {share: {phase: share / 100 * measured[fast][phase]} | within for share in shares}
     rows = options.train + options.validation
     texts = train_texts(options.text)
     train = pack_tokens(texts, tokenizer, options.seeds * rows * options.seq, options.seq)
@@ -65,6 +80,7 @@ def run(folder: Folder, options: Namespace) -> None:
             device,
             workload,
             limits,
+            bias,
             uniform,
             options.seeds,
             options.seq,

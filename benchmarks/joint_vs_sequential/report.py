@@ -15,7 +15,9 @@ from benchmarks.joint_vs_sequential.evidence import Judged, difference, speedup
 from benchmarks.joint_vs_sequential.measure import REFERENCES, quality_name
 from benchmarks.joint_vs_sequential.plan import Folder, Job, Plan, read_json, subnet_of
 from hwfit.files import write_text
+from hwfit.search.budget import Budget
 from hwfit.search.methods import METHODS
+from hwfit.workload import PHASES
 
 RESULTS = Path(__file__).parents[1] / "results" / "joint_vs_sequential.json"
 
@@ -27,16 +29,16 @@ def arguments(parser: ArgumentParser) -> None:
 
 @dataclass(frozen=True)
 class Cell:
-    """One phase and budget: what each method has in it by seed, and why it has nothing."""
+    """One goal and budget: what each method has in it by seed, and why it has nothing."""
 
-    phase: str
+    goal: str
     share: int
     methods: dict[str, dict[int, Judged]]
     missing: dict[str, str]
 
     @property
     def name(self) -> str:
-        return f"{self.phase}.b{self.share}"
+        return f"{self.goal}.b{self.share}"
 
 
 def run(folder: Folder, options: Namespace) -> int:
@@ -49,10 +51,10 @@ def run(folder: Folder, options: Namespace) -> int:
     )
     for name, row in known.items():
         one = _judged(folder, row, 0)
-        table.add_row("", name, " / ".join(f"{row['measured'][p]['p10'] * 1e3:.2f}" for p in plan.limits), *_told(one))
+        table.add_row("", name, " / ".join(f"{row['measured'][p]['p10'] * 1e3:.2f}" for p in PHASES), *_told(one))
         figures |= {f"{name.replace(' ', '_')}.{k}": v for k, v in _means({0: one}).items()} if one else {}
     for cell in cells:
-        budget = f"{cell.name} ({plan.limits[cell.phase][cell.share] * 1e3:.2f} ms)"
+        budget = f"{cell.name} ({Budget(tuple(plan.limits[cell.goal][cell.share].items()))})"
         for method, by_seed in cell.methods.items():
             means = _means(by_seed)
             minus = f"{cell.name}.joint_minus_{method}"
@@ -86,7 +88,7 @@ def _cells(folder: Folder, plan: Plan) -> list[Cell]:
     for job in plan.jobs():
         if not folder.measured(job.cell).exists():
             continue
-        cell = out.setdefault(job.cell, Cell(job.phase, job.share, {}, {}))
+        cell = out.setdefault(job.cell, Cell(job.goal, job.share, {}, {}))
         row = read_json(folder.measured(job.cell), "measure").get(job.name)
         if row is None:
             continue
@@ -119,11 +121,11 @@ def _figures(cells: list[Cell]) -> dict[str, float]:
             if method != "joint" and ours.keys() & theirs.keys():
                 found = difference(ours, theirs)
                 figures |= {f"{cell.name}.joint_minus_{method}.{name}": value for name, value in found.items()}
-    for phase in dict.fromkeys(cell.phase for cell in cells):
-        fronts = {m: [c.methods[m] for c in cells if c.phase == phase and m in c.methods] for m in METHODS}
+    for goal in dict.fromkeys(cell.goal for cell in cells):
+        fronts = {m: [c.methods[m] for c in cells if c.goal == goal and m in c.methods] for m in METHODS}
         for method in METHODS:
             if method != "joint" and (found := speedup(fronts["joint"], fronts[method])):
-                figures |= {f"speedup_at_equal_quality.{phase}.{method}{name}": v for name, v in found.items()}
+                figures |= {f"speedup_at_equal_quality.{goal}.{method}{name}": v for name, v in found.items()}
     return figures
 
 

@@ -26,7 +26,7 @@ from hwfit.search.study import StudySettings, study_of, training_device
 TRAIN = 512
 """Training sequences the shared weights see, of those a seed has."""
 SHARES = [1.0, 0.96, 0.92, 0.88, 0.82]
-FINE = [round(1.05 - 0.01 * i, 2) for i in range(18)]
+FINE = [round(1.1 - 0.01 * i, 2) for i in range(25)]
 """A miss moves a subnet by what it missed, up or down: these are a per cent apart."""
 READY = "supernet.json"
 
@@ -40,17 +40,13 @@ class SearchTask:
     device: torch.device
     settings: SearchSettings
     shares: tuple[float, ...]
-    fine: tuple[float, ...] = ()
+    fine: tuple[float, ...]
 
 
 def arguments(parser: ArgumentParser) -> None:
     parser.add_argument("--methods", nargs="+", default=list(METHODS), choices=list(METHODS))
     parser.add_argument("--shares", type=float, nargs="+", default=SHARES, help="rungs searched in full")
     parser.add_argument("--fine", type=float, nargs="*", default=FINE, help="rungs picked again from where those ended")
-    supernet_arguments(parser)
-
-
-def supernet_arguments(parser: ArgumentParser) -> None:
     parser.add_argument("--weight-steps", type=int, default=24)
     parser.add_argument("--steps", type=int, default=24, help="architecture steps a search")
     parser.add_argument("--sequences", type=int, default=4, help="sequences a step")
@@ -59,7 +55,7 @@ def supernet_arguments(parser: ArgumentParser) -> None:
     parser.add_argument("--trials", type=int, default=18)
 
 
-def search_task(folder: Folder, options: Namespace) -> SearchTask:
+def _task(folder: Folder, options: Namespace) -> SearchTask:
     settings = SearchSettings(
         weight_steps=options.weight_steps,
         steps=options.steps,
@@ -68,15 +64,14 @@ def search_task(folder: Folder, options: Namespace) -> SearchTask:
         candidates=options.candidates,
         trials=options.trials,
     )
-    shares = tuple(sorted(getattr(options, "shares", ()), reverse=True))
-    fine = tuple(getattr(options, "fine", ()))
-    return SearchTask(folder, open_model(options.model), training_device(options.train_on), settings, shares, fine)
+    shares, device = tuple(sorted(options.shares, reverse=True)), training_device(options.train_on)
+    return SearchTask(folder, open_model(options.model), device, settings, shares, tuple(options.fine))
 
 
 def run(folder: Folder, options: Namespace) -> int:
     """Returns how many searches are left."""
     deadline, plan = time.time() + 60 * options.minutes, folder.plan()
-    given = search_task(folder, options)
+    given = _task(folder, options)
     seeds = [str(seed) for seed in range(plan.seeds)]
     rules = (options.workers, deadline)
     left = run_jobs(_prepare, given, seeds, lambda s: (folder.cache(int(s)) / READY).exists(), *rules, "Supernets")
@@ -100,10 +95,8 @@ def _search(given: SearchTask, names: Iterator[str]) -> None:
             searcher = None
             gc.collect()
             searcher, seed = searcher_of(given, job.seed), job.seed
-            if learnt := given.folder.recovery():
-                searcher.believe(learnt)
         start = time.monotonic()
-        out = {**asdict(job), "limit": plan.budget(job).as_dict()[job.phase], "rungs": []}
+        out = {**asdict(job), "limits": plan.budget(job).as_dict(), "rungs": []}
         try:
             ladder = METHODS[job.method](searcher, job.name, plan.budget(job), given.shares, job.name, given.fine)
         except HwfitError as error:
@@ -113,8 +106,7 @@ def _search(given: SearchTask, names: Iterator[str]) -> None:
                 "share": share,
                 "subnet": json.loads(found.subnet.to_json()),
                 "predicted": searcher.cost(found.subnet),
-                "loss": searcher.loss(found.subnet),
-                "expected": searcher.loss_of(found.picked),
+                "loss": searcher.loss_of(found.picked),
             }
             for share, found in ladder.items()
         ]
@@ -122,8 +114,8 @@ def _search(given: SearchTask, names: Iterator[str]) -> None:
         write_text(given.folder.found(job.name), json.dumps(out))
 
 
-def searcher_of(given: SearchTask, seed: int, train: bool = True) -> Searcher:
-    """The supernet of a seed; with `train`, trained if it is not yet."""
+def searcher_of(given: SearchTask, seed: int) -> Searcher:
+    """The supernet of a seed, trained if it is not yet."""
     plan, cache = given.folder.plan(), given.folder.cache(seed)
     ids, rows = given.folder.tokens()["train"][seed], min(TRAIN, plan.train)
     ids = torch.cat([ids[:rows], ids[plan.train :]])
@@ -138,6 +130,5 @@ def searcher_of(given: SearchTask, seed: int, train: bool = True) -> Searcher:
     settings = SearchSettings(**{**asdict(given.settings), "seed": seed})
     latency = load_latency(plan.device, given.folder.tables)
     searcher = Searcher(study, latency, plan.workload, settings, cache, progress=False)
-    if train:
-        searcher.train_supernet(f"{plan.model} {seed} {settings}")
+    searcher.train_supernet(f"{plan.model} {seed} {settings}")
     return searcher

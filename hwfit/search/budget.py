@@ -121,6 +121,10 @@ class Budget:
         """Every limit times `factor`: looser above 1, floors too."""
         return Budget(tuple((metric, limit * factor) for metric, limit in self.limits), self.flag)
 
+    def aimed(self, share: float) -> Budget:
+        """Every limit that a device decides times `share`; those known from the subnet alone stay."""
+        return Budget(tuple((m, limit if m in EXACT else limit * share) for m, limit in self.limits), self.flag)
+
     def within(self, costs: Mapping[str, float], tolerance: float = 0.0) -> bool:
         return all(costs[metric] <= limit * (1 + tolerance) for metric, limit in self.limits)
 

@@ -12,7 +12,7 @@ from hwfit.search.importance import Ordered
 from hwfit.space import LINEAR_WIDTHS
 from hwfit.subnet import ModelShape, Subnet
 
-RIDGE = 0.5
+RIDGE = 0.1
 """Of each input's own mean square. Calibration has hardly more tokens than an MLP has neurons: what they explain by
 chance is to be left alone."""
 EPS = 1e-6

@@ -23,7 +23,6 @@ from hwfit.search.discretise import WIDTHS, Picked, Problem, repair
 from hwfit.search.front import Interval, Point, dominated, paired
 from hwfit.search.knapsack import best_by_damage
 from hwfit.search.optimise import SearchSettings, StepLog, batch, train_shared
-from hwfit.search.recovery import Recovery
 from hwfit.search.relax import Architecture
 from hwfit.search.sensitivity import Damage, measure_damage
 from hwfit.search.study import Study
@@ -93,16 +92,7 @@ class Searcher:
         )
         self._losses: dict[Picked, float] = {}
         self._known: dict[tuple[str, ...], dict[Picked, Mapping[str, float]]] = defaultdict(dict)
-        self.at_once: Damage = measure_damage(self.supernet, study.validation.take(slice(0, settings.judged)), progress)
-        self.damage = self.at_once
-        self.recovery: Recovery | None = None
-
-    def believe(self, recovery: Recovery) -> None:
-        """From now on damages and losses are those that distillation is expected to leave."""
-        if self.recovery:
-            raise ValueError("a searcher believes one recovery")
-        self.recovery, self.damage = recovery, recovery.scaled(self.at_once)
-        self._losses.clear()
+        self.damage: Damage = measure_damage(self.supernet, study.validation.take(slice(0, settings.judged)), progress)
 
     def cost(self, subnet: Subnet) -> dict[str, float]:
         """All of a subnet's predicted costs."""
@@ -148,12 +138,9 @@ class Searcher:
             return descend(architecture, *rules, advance, count * text.ids.shape[1])
 
     def loss_of(self, picked: Picked) -> float:
-        """`loss` of a pick, in terms of what distillation leaves of it if that is known; remembered."""
+        """`loss` of a pick; remembered."""
         if picked not in self._losses:
-            loss = self.loss(picked.subnet(self.study.space, self.order))
-            if self.recovery:
-                loss = self.recovery.loss(self.damage.of(picked), loss, self.at_once.of(picked))
-            self._losses[picked] = loss
+            self._losses[picked] = self.loss(picked.subnet(self.study.space, self.order))
         return self._losses[picked]
 
     def loss(self, subnet: Subnet) -> float:

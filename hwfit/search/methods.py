@@ -31,7 +31,8 @@ def ladder(
     key: str,
     fine: Sequence[float] = (),
 ) -> Ladder:
-    """Each of `shares` from where the one before it ended. All strategies may evaluate as often.
+    """Each of `shares` from where the one before it ended. All strategies may evaluate as often. What a subnet's memory
+    is no device decides, so that no share of it is left.
 
     `fine` are more shares, above the first one too: each begins where the next larger of `shares` ended (or the first),
     knows all that was evaluated, and is not walked from. No step of any descent is taken for them.
@@ -42,25 +43,25 @@ def ladder(
     at: dict[float, Strategy] = {}
     now: Strategy | None = None
     for share in shares:
-        limits, most = budget.scaled(share).as_dict(), count
+        limits, most = budget.aimed(share).as_dict(), count
         if now is None:
             most *= uniform  # one strategy must share its evaluations among precisions
             now = strategy_named(strategy)(bench, limits, most, searcher.settings.seed)
         else:
             now = now.again(limits, most)
         try:
-            out[share], at[share] = found_by(now, bench, budget.scaled(share), most), now
+            out[share], at[share] = found_by(now, bench, budget.aimed(share), most), now
         except HwfitError:
             if not out:
                 raise
     told = {picked: scored for one in at.values() for picked, scored in one.told.items()}
     for share in sorted(set(fine) - set(shares)):
         start = at[min((s for s in at if s >= share), default=max(at))]
-        more = start.again(budget.scaled(share).as_dict(), FEW + uniform)
+        more = start.again(budget.aimed(share).as_dict(), FEW + uniform)
         for picked, scored in told.items():
             more.tell(picked, scored)
         try:
-            out[share] = found_by(more, bench, budget.scaled(share), FEW + uniform)
+            out[share] = found_by(more, bench, budget.aimed(share), FEW + uniform)
         except HwfitError:
             continue
         told |= more.told

@@ -33,7 +33,7 @@ class StudySettings:
     seq: int = 256
     train: int = 96
     validation: int = 24
-    calibration: int = 8
+    calibration: int = 32
     seed: int = 0
 
 

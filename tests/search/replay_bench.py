@@ -96,7 +96,6 @@ class ReplaySearcher:
     folder: Path
     settings: SearchSettings = SearchSettings()
     progress: bool = False
-    recovery: None = None
 
     def __post_init__(self):
         self.study = SimpleNamespace(space=self.of.space)

@@ -42,7 +42,8 @@ def test_fine_rungs_use_their_shares_and_larger_ones_lose_no_more(rungs: list[Ru
     limit = budget.as_dict()["decode"]
     assert [rung.share for rung in rungs] == sorted({1.0, 0.9, *FINE}, reverse=True)
     for rung in rungs:
-        assert 0.985 * rung.share <= rung.predicted / limit <= rung.share * (1 + 1e-9)
+        assert rung.predicted / limit <= rung.share * (1 + 1e-9)
+        assert rung.share > 1.05 or rung.predicted / limit >= 0.985 * rung.share
     fine = [rung.loss for rung in rungs if rung.share not in (1.0, 0.9)]
     assert fine == sorted(fine)
 
@@ -58,28 +59,24 @@ def test_a_device_a_few_per_cent_off_ends_within_two_per_cent_below_the_budget(
         calls += 1
         return {n: {"decode": {"p10": slower * searcher.cost(s)["decode"]}} for n, s in subnets.items()}
 
-    rung, times = settled({"a": rungs}, "decode", limit, measure, rounds=4, tolerance=0.0)["a"]
-    assert 0.98 <= times["decode"]["p10"] / limit <= 1 + 1e-9
-    assert times["decode"]["p10"] == slower * searcher.cost(rung.subnet)["decode"]
+    rung = settled({"a": rungs}, "decode", limit, measure, rounds=4, noise=0.0)["a"]
+    assert 0.98 <= slower * searcher.cost(rung.subnet)["decode"] / limit <= 1 + 1e-9
     assert calls <= 3
 
 
-def test_what_did_not_hold_is_not_tried_again_and_what_held_is_kept():
-    rungs = [Rung(s, cast(Any, s), s, 0.0) for s in (1.04, 1.02, 1.0, 0.98, 0.96)]
-    asked: list[float] = []
+def test_what_all_share_is_believed_a_slow_one_too_but_a_lucky_one_not():
+    rungs = [Rung(s, cast(Any, s), s, 0.0) for s in (1.2, 1.15, 1.1, 1.05, 1.0, 0.95)]
+    pace = {"a": 0.9, "b": 0.9, "c": 0.9, "slow": 1.0, "lucky": 0.8}
 
     def measure(subnets):
-        asked.append(subnets["a"])
-        noise = {1.0: 0.95, 1.04: 1.02}.get(subnets["a"], 1.0)  # one good minute sends it where nothing holds
-        return {"a": {"decode": {"p10": noise * subnets["a"]}}}
+        return {n: {"decode": {"p10": pace[n] * s}} for n, s in subnets.items()}
 
-    rung, _ = settled({"a": rungs}, "decode", 1.0, measure, rounds=4, tolerance=0.01)["a"]
-    assert asked[:2] == [1.0, 1.04]
-    assert asked.count(1.04) == 1
-    assert rung.share == 1.0
+    found = settled(dict.fromkeys(pace, rungs), "decode", 1.0, measure, rounds=4)
+    shares = {name: rung.share for name, rung in found.items()}
+    assert shares == {"a": 1.1, "b": 1.1, "c": 1.1, "slow": 1.0, "lucky": 1.1}
 
 
 def test_where_nothing_holds_the_smallest_is_told():
     rungs = [Rung(s, cast(Any, s), s, 0.0) for s in (1.0, 0.9)]
     slow = lambda subnets: {n: {"decode": {"p10": 2 * s}} for n, s in subnets.items()}  # noqa: E731
-    assert settled({"a": rungs}, "decode", 1.0, slow, 3, 0.01)["a"][0].share == 0.9
+    assert settled({"a": rungs}, "decode", 1.0, slow, 3)["a"].share == 0.9

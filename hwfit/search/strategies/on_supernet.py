@@ -14,20 +14,15 @@ from hwfit.space import Space
 
 @dataclass
 class OnSupernet:
-    """`name` is that of the search, `run` what its losses depend on beside the recovery; `strategy` whose descents are
-    kept, and `log` the last of them. See `Bench.trials`."""
+    """`name` is that of the search, `key` what its losses depend on; `strategy` whose descents are kept, and `log` the
+    last of them. See `Bench.trials`."""
 
     searcher: Searcher
     name: str
-    run: str
+    key: str
     strategy: str
     trials: int | None = None
     log: list[StepLog] = field(default_factory=list)
-
-    @property
-    def key(self) -> str:
-        recovery = self.searcher.recovery
-        return f"{self.run} {recovery.to_json() if recovery else 'as measured'}"
 
     @property
     def space(self) -> Space:
@@ -43,7 +38,7 @@ class OnSupernet:
     def descend(self, limits: Limits, freedom: Freedom = FREE, precision: int | None = None) -> Sequence[Picked]:
         architecture = undecided(self.space, freedom, precision)
         name = self.name if precision is None else f"{self.name} {self.space.precisions[precision]}"
-        starts, self.log = self.searcher.descend(name, architecture, limits, f"{self.run} {self.strategy}")
+        starts, self.log = self.searcher.descend(name, architecture, limits, f"{self.key} {self.strategy}")
         return starts
 
     def loss(self, picked: Picked) -> float:
