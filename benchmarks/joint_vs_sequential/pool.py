@@ -20,14 +20,15 @@ POLL = 0.3
 
 @dataclass
 class Turns:
-    """Names not yet taken by another process, until `deadline` (seconds since the epoch)."""
+    """Names not yet taken by another process, until `deadline` (seconds since the epoch) or while `parent` lives."""
 
     names: list[str]
     taken: Any  # a shared counter
     deadline: float
+    parent: int
 
     def __iter__(self) -> Iterator[str]:
-        while time.time() < self.deadline:
+        while time.time() < self.deadline and os.getppid() == self.parent:
             with self.taken.get_lock():
                 i = self.taken.value
                 self.taken.value = i + 1
@@ -58,7 +59,7 @@ def run_jobs(
         return 0
     context = torch.multiprocessing.get_context("spawn")
     count = min(workers, len(todo))
-    turns = Turns(todo, context.Value("i", 0), deadline)
+    turns = Turns(todo, context.Value("i", 0), deadline, os.getpid())
     threads = max(1, (os.cpu_count() or 1) // count)
     pool = [context.Process(target=_serve, args=(work, options, turns, threads), daemon=True) for _ in range(count)]
     for process in pool:
