@@ -13,8 +13,8 @@ from hwfit.space import LINEAR_WIDTHS
 from hwfit.subnet import ModelShape, Subnet
 
 RIDGE = 0.1
-"""Of each input's own mean square. Calibration has hardly more tokens than an MLP has neurons: what they explain by
-chance is to be left alone."""
+"""Of each input's own mean square. Calibration has only a few times more tokens than an MLP has neurons: what they
+explain by chance is to be left alone."""
 EPS = 1e-6
 PRUNED = ("o_proj", "down_proj")
 
