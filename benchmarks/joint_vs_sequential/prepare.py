@@ -17,7 +17,6 @@ from hwfit.lut_store.shipped import open_table
 from hwfit.lut_store.whole_runs import FOLDER
 from hwfit.models.llama import load_config, load_shape, load_tokenizer, open_model
 from hwfit.models.text import heldout_texts, pack_tokens, train_texts
-from hwfit.precision import Precision
 from hwfit.profiler.device_kinds import fingerprint
 from hwfit.profiler.subnets import p10s, time_subnets
 from hwfit.search.costs import predicted_cost
@@ -49,13 +48,13 @@ def run(folder: Folder, options: Namespace) -> None:
     shape, tokenizer, device, workload = load_shape(path), load_tokenizer(path), fingerprint("cpu").key, Workload()
     space = Space.default(shape)
     latency = load_latency(device, options.tables)
-    names = [space.precisions[i].name for i in uniform_precisions(space)]
-    whole = {name: Subnet.whole(shape, Precision.parse(name), space.embed) for name in names}
+    offered = [space.precisions[i] for i in uniform_precisions(space)]
+    whole = {p.name: Subnet.whole(shape, p, space.embed) for p in offered}
     measured = p10s(time_subnets(whole, load_config(path), workload, options.tables, "cpu", options.seconds))
-    small = min(names, key=lambda name: whole[name].weight_bytes)
+    small = min(whole, key=lambda name: whole[name].weight_bytes)
     limits, bias, uniform = {}, {}, {}
     for goal, phase in GOALS.items():
-        fast, within = min(names, key=lambda name: measured[name][phase]), {}
+        fast, within = min(whole, key=lambda name: measured[name][phase]), {}
         seen = [fast]
         if goal != phase:
             within, seen = {"memory": float(memory(whole[small], workload.context))}, [fast, small]

@@ -31,8 +31,8 @@ def ladder(
     key: str,
     fine: Sequence[float] = (),
 ) -> Ladder:
-    """Each of `shares` from where the one before it ended. All strategies may evaluate as often. What a subnet's memory
-    is no device decides, so that no share of it is left.
+    """Each of `shares` from where the one before it ended. All strategies may evaluate as often. Limits that no
+    device decides, such as memory, are not shared out but whole.
 
     `fine` are more shares, above the first one too: each begins where the next larger of `shares` ended (or the first),
     knows all that was evaluated, and is not walked from. No step of any descent is taken for them.
