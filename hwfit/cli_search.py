@@ -54,7 +54,11 @@ def search(
         ),
     ] = "joint",
     evaluations: Annotated[
-        int | None, typer.Option(help="Subnets whose loss is measured [default: what a joint search measures]")
+        int | None, typer.Option(help="Subnets to compare by loss [default: as many as a joint search]")
+    ] = None,
+    rank_by: Annotated[
+        str | None,
+        typer.Option(help="losses in the supernet, or damages added up [default: damages, unless --distil-steps is 0]"),
     ] = None,
     aim: Annotated[float, typer.Option(help="Share of a budget to use as measured; a quiet device allows more")] = 0.95,
     batch: Batch = 1,
@@ -95,6 +99,7 @@ def search(
         gpu_memory=gpu_memory,
         strategy=strategy,
         evaluations=evaluations,
+        rank_by=rank_by,
         aim=aim,
         batch=batch,
         prompt=prompt,

@@ -49,6 +49,7 @@ def search(
     gpu_memory: str | None = None,
     strategy: str = "joint",
     evaluations: int | None = None,
+    rank_by: str | None = None,
     aim: float = 0.95,
     batch: int = 1,
     prompt: int = 128,
@@ -66,10 +67,10 @@ def search(
     explained at `Training`. `dry_run` prints the memory plan and stops. Under torchrun all processes train, and the
     first one measures, writes and prints. Raises `HwfitError` before anything trains for budgets that cannot be met,
     too little memory or too little text. `strategy` is how subnets are chosen (`hwfit.search.strategies`), by the
-    measured loss of `evaluations` of them (default: what a joint search measures). `aim` is the share of each budget
-    that re-measured subnets are to use: the rest is for slower minutes of the device. Budgets are on `batch` sequences
-    at a time: their prompts of `prompt` tokens, then one token of each at `context` tokens. `also` are more budgets,
-    several limits in each text, that the same supernet is searched for.
+    losses of `evaluations` of them (default: what a joint search asks for), ranked as `rank_by` says. `aim` is the
+    share of each budget that re-measured subnets are to use: the rest is for slower minutes of the device. Budgets are
+    on `batch` sequences at a time: their prompts of `prompt` tokens, then one token of each at `context` tokens. `also`
+    are more budgets, several limits in each text, that the same supernet is searched for.
     """
     training = Training(
         steps=steps,
@@ -85,6 +86,7 @@ def search(
         tensorboard=tensorboard,
         strategy=strategy,
         evaluations=evaluations,
+        rank_by=rank_by,
         aim=aim,
     )
     training.check()

@@ -142,10 +142,12 @@ def test_a_budget_below_the_fastest_subnet_names_the_fastest_before_any_training
 
 
 def test_an_unknown_strategy_is_told_with_the_nearest_and_all_else_that_is_wrong():
-    text = problems(commands.search, "nowhere", ["decode=6ms"], strategy="evolution", evaluations=0, lr=-1)
+    wrong = {"strategy": "evolution", "evaluations": 0, "lr": -1, "rank_by": "loss"}
+    text = problems(commands.search, "nowhere", ["decode=6ms"], **wrong)
     assert "--strategy 'evolution' is unknown; allowed: bits, evolutionary" in text
     assert "did you mean evolutionary?" in text
     assert "--evaluations 0 must be at least 1" in text
+    assert "--rank-by 'loss' is unknown; allowed: damages, losses (did you mean losses?)" in text
     assert "--lr -1 must be above 0" in text
 
 

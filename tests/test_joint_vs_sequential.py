@@ -45,6 +45,10 @@ def test_difference_is_paired():
     assert found["ppl_ratio_high"] - found["ppl_ratio_low"] < 1e-9
 
 
+def _shares(path: Path) -> dict[str, float]:
+    return {job: row["share"] for job, row in json.loads(path.read_text()).items() if "share" in row}
+
+
 @pytest.mark.slow
 def test_all_stages(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):
     root = Path(__file__).parents[1]
@@ -85,7 +89,10 @@ def test_all_stages(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pyt
     assert "left" in stage("search", *pool, *steps, "--minutes", 0)
     assert "all done" in stage("search", *pool, *steps, "--shares", 1, 0.8)
     stage("measure", "--seconds", 0.05, "--rounds", 2)
+    chosen = {path.name: _shares(path) for path in (out / "measured").glob("*.b*.json")}
     assert "all done" in stage("distil", *pool, "--steps", 2, "--sequences", 1)
+    stage("measure", "--seconds", 0.05, "--again")
+    assert {path.name: _shares(path) for path in (out / "measured").glob("*.b*.json")} == chosen
     printed = stage("report", "--results", tmp_path / "results.json", "--json")
 
     figures = json.loads(printed.splitlines()[-1])["figures"]

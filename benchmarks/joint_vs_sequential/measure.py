@@ -89,8 +89,12 @@ def ladder(folder: Folder, job: Job) -> list[Rung]:
 
 
 def distilled(folder: Folder, job: Job) -> Rung | None:
-    """The largest rung that was distilled."""
-    done = (r for r in ladder(folder, job) if folder.quality(quality_name(r.subnet, job.seed)).exists())
+    """The rung that was chosen, if it was distilled; where nothing was measured before, the largest that was."""
+    path, rungs = folder.measured(job.cell), ladder(folder, job)
+    if path.exists():
+        row = read_json(path, "measure").get(job.name, {})
+        rungs = [r for r in rungs if r.share == row.get("share")]
+    done = (r for r in rungs if folder.quality(quality_name(r.subnet, job.seed)).exists())
     return next(done, None)
 
 

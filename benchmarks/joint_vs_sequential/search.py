@@ -20,7 +20,7 @@ from hwfit.latency_models.load import load_latency
 from hwfit.models.llama import open_model
 from hwfit.search.joint import Searcher
 from hwfit.search.methods import METHODS
-from hwfit.search.optimise import SearchSettings
+from hwfit.search.optimise import DAMAGES, RANKINGS, SearchSettings
 from hwfit.search.study import StudySettings, study_of, training_device
 
 TRAIN = 512
@@ -50,7 +50,8 @@ def arguments(parser: ArgumentParser) -> None:
     parser.add_argument("--weight-steps", type=int, default=24)
     parser.add_argument("--steps", type=int, default=24, help="architecture steps a search")
     parser.add_argument("--sequences", type=int, default=4, help="sequences a step")
-    parser.add_argument("--judged", type=int, default=8, help="sequences a pick's loss is measured on")
+    parser.add_argument("--judged", type=int, default=16, help="sequences that damages and losses are measured on")
+    parser.add_argument("--rank-by", default=DAMAGES, choices=RANKINGS, help="what picks are compared by")
     parser.add_argument("--candidates", type=int, default=6)
     parser.add_argument("--trials", type=int, default=18)
 
@@ -63,6 +64,7 @@ def _task(folder: Folder, options: Namespace) -> SearchTask:
         judged=options.judged,
         candidates=options.candidates,
         trials=options.trials,
+        rank_by=options.rank_by,
     )
     shares, device = tuple(sorted(options.shares, reverse=True)), training_device(options.train_on)
     return SearchTask(folder, open_model(options.model), device, settings, shares, tuple(options.fine))

@@ -22,7 +22,7 @@ from hwfit.search.descent import descend, warm_start
 from hwfit.search.discretise import WIDTHS, Picked, Problem, repair
 from hwfit.search.front import Interval, Point, dominated, paired
 from hwfit.search.knapsack import best_by_damage
-from hwfit.search.optimise import SearchSettings, StepLog, batch, train_shared
+from hwfit.search.optimise import DAMAGES, LOSSES, SearchSettings, StepLog, batch, train_shared
 from hwfit.search.relax import Architecture
 from hwfit.search.sensitivity import Damage, measure_damage
 from hwfit.search.study import Study
@@ -138,9 +138,10 @@ class Searcher:
             return descend(architecture, *rules, advance, count * text.ids.shape[1])
 
     def loss_of(self, picked: Picked) -> float:
-        """`loss` of a pick; remembered."""
+        """What picks are compared by, in nats a token: `settings.rank_by`; remembered."""
         if picked not in self._losses:
-            self._losses[picked] = self.loss(picked.subnet(self.study.space, self.order))
+            ranked = {DAMAGES: self.damage.of, LOSSES: lambda p: self.loss(p.subnet(self.study.space, self.order))}
+            self._losses[picked] = ranked[self.settings.rank_by](picked)
         return self._losses[picked]
 
     def loss(self, subnet: Subnet) -> float:
@@ -169,9 +170,13 @@ def repaired(picked: Picked, problem: Problem, allowed: Sequence[int] | None = N
 
 def beaten(searcher: Searcher, found: Mapping[str, Found]) -> dict[str, str]:
     """`name -> another` for those that another beats: it takes no more of anything that is limited and loses no more,
-    and one of these by more than noise; or it is the same subnet, for a tighter budget."""
+    and one of these by more than noise (added damages have none that all do not share); or it is the same subnet, for
+    a tighter budget."""
     metrics = sorted({metric for f in found.values() for metric, _ in f.budget.limits})
-    losses = paired({name: searcher.losses(f.subnet) for name, f in found.items()})
+    if searcher.settings.rank_by == LOSSES:
+        losses = paired({name: searcher.losses(f.subnet) for name, f in found.items()})
+    else:
+        losses = {name: Interval.around(searcher.damage.of(f.picked)) for name, f in found.items()}
     points: dict[str, Point] = {}
     out: dict[str, str] = {}
     for name, f in found.items():

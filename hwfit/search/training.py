@@ -7,7 +7,7 @@ from typing import TypeVar
 
 from hwfit.errors import nearest, raise_all
 from hwfit.search.distil import METHODS, DistilSettings
-from hwfit.search.optimise import SearchSettings
+from hwfit.search.optimise import DAMAGES, LOSSES, RANKINGS, SearchSettings
 from hwfit.search.steps_log import tensorboard_problems
 from hwfit.search.strategies import strategy_problems
 
@@ -18,7 +18,8 @@ S = TypeVar("S", SearchSettings, DistilSettings)
 class Training:
     """Steps, rates and memory; None keeps the stage's default.
 
-    `sequences` a step; where fewer than usual are asked for, no more than these judge a subnet's loss either.
+    `sequences` a step; where fewer than usual are asked for, no more than these judge a subnet's loss either. Subnets
+    that are distilled are ranked by damages, others by losses (`optimise.RANKINGS`), unless `rank_by` says otherwise.
     """
 
     steps: int = 16
@@ -35,6 +36,7 @@ class Training:
     strategy: str = "joint"
     evaluations: int | None = None
     aim: float = SearchSettings().aim
+    rank_by: str | None = None
 
     def check(self) -> None:
         """Raises `HwfitError` listing every value that is not allowed."""
@@ -55,6 +57,8 @@ class Training:
         if self.checkpoint_minutes < 0:
             problems.append(f"--checkpoint-minutes {self.checkpoint_minutes} must be 0 or more; 0 is by steps alone")
         problems += strategy_problems(self.strategy)
+        if self.rank_by is not None and self.rank_by not in RANKINGS:
+            problems.append(f"--rank-by '{self.rank_by}' is unknown; {nearest(self.rank_by, RANKINGS)}")
         if self.evaluations is not None and self.evaluations < 1:
             problems.append(f"--evaluations {self.evaluations} must be at least 1")
         if not 0.5 <= self.aim <= 1:
@@ -73,6 +77,7 @@ class Training:
             lr_architecture=self.architecture_lr or default.lr_architecture,
             strategy=self.strategy,
             evaluations=self.evaluations,
+            rank_by=self.rank_by or (DAMAGES if self.distil_steps else LOSSES),
             aim=self.aim,
         )
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
+from functools import partial
 
 import pytest
 import safetensors.torch
@@ -12,17 +13,19 @@ from replay_bench import Prices
 from search_llama import CONFIG, random_weights, tiny_space
 
 from hwfit.errors import HwfitError
+from hwfit.latency_models.choices import one_hot
 from hwfit.latency_models.whole import WholeModel
 from hwfit.search.budget import Budget
 from hwfit.search.forward import CPU
 from hwfit.search.joint import Searcher
 from hwfit.search.methods import METHODS
-from hwfit.search.optimise import SearchSettings
+from hwfit.search.optimise import RANKINGS, SearchSettings
 from hwfit.search.remeasure import aimed
 from hwfit.search.strategies import STRATEGIES
 from hwfit.search.strategies.find import find
 from hwfit.search.strategies.picks import from_json
 from hwfit.search.study import StudySettings, study_of
+from hwfit.search.training import Training
 from hwfit.subnet import Subnet
 from hwfit.workload import Workload
 
@@ -31,15 +34,16 @@ SETTINGS = SearchSettings(
 )
 
 
-@pytest.fixture(scope="module")
-def searcher(tmp_path_factory: pytest.TempPathFactory) -> Searcher:
+@pytest.fixture(scope="module", params=RANKINGS)
+def searcher(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest) -> Searcher:
     folder = tmp_path_factory.mktemp("model")
     (folder / "config.json").write_text(json.dumps(CONFIG))
     safetensors.torch.save_file(random_weights(), folder / "model.safetensors")
     ids = torch.randint(0, 40, (8, 12), generator=torch.Generator().manual_seed(9))
     study = study_of(folder, ids, StudySettings(seq=12, train=4, validation=4, calibration=4), folder, False, CPU)
     study = replace(study, space=tiny_space("w32", "w8a8", "w4a8"))
-    out = Searcher(study, WholeModel(Prices()), Workload(), SETTINGS, tmp_path_factory.mktemp("run"), progress=False)
+    settings = replace(SETTINGS, rank_by=request.param)
+    out = Searcher(study, WholeModel(Prices()), Workload(), settings, tmp_path_factory.mktemp("run"), progress=False)
     out.train_supernet("key")
     return out
 
@@ -55,6 +59,12 @@ def budget(searcher: Searcher, share: float) -> Budget:
     return Budget(tuple((metric, share * costs[metric]) for metric in ("decode", "memory")))
 
 
+def added(searcher: Searcher, subnet: Subnet) -> float:
+    """Damages added up as the relaxation does, from the subnet's own one-hots."""
+    hot = one_hot(searcher.study.space, subnet, searcher.order)
+    return float(searcher.damage.surrogate(hot.map(lambda t: t.float())))
+
+
 @pytest.mark.parametrize("name", list(STRATEGIES))
 def test_every_strategy_finds_a_subnet_within_the_budget(name: str, searcher: Searcher):
     limits = budget(searcher, 1.02)
@@ -65,7 +75,8 @@ def test_every_strategy_finds_a_subnet_within_the_budget(name: str, searcher: Se
     _, *lines = (searcher.folder / f"losses-subnet {name}.jsonl").read_text().splitlines()
     kept = {from_json(raw["picked"], searcher.study.space): raw["loss"] for raw in map(json.loads, lines)}
     assert len(kept) <= 9
-    assert kept[found.picked] == pytest.approx(searcher.loss(found.subnet), rel=1e-4)
+    expected = {"losses": searcher.loss, "damages": partial(added, searcher)}[searcher.settings.rank_by](found.subnet)
+    assert kept[found.picked] == pytest.approx(expected, rel=1e-4)
     if name != "sequential":  # which tells its first stage's losses too, of architectures beyond the budget
         assert kept[found.picked] == min(kept.values())
     again = aimed(searcher, found, {"decode": 1.0})
@@ -85,3 +96,8 @@ def test_methods_give_a_rung_for_every_share_they_can(name: str, searcher: Searc
         assert searcher.cost(found.subnet)["decode"] <= share * budget(searcher, 1.02).as_dict()["decode"] * (1 + 1e-9)
     with pytest.raises(HwfitError):
         METHODS[name](searcher, f"{name}.y", budget(searcher, 1e-3), (1.0,), "key")
+
+
+def test_what_is_distilled_is_ranked_by_damages_unless_told_otherwise():
+    asked = [Training(), Training(distil_steps=0), Training(distil_steps=0, rank_by="damages")]
+    assert [t.search_settings().rank_by for t in asked] == ["damages", "losses", "damages"]

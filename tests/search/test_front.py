@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from hwfit.search.budget import Budget
 from hwfit.search.front import Interval, beats, dominated, paired
 from hwfit.search.joint import Found, beaten
+from hwfit.search.optimise import RANKINGS, SearchSettings
 
 values, reach = st.integers(1, 8).map(float), st.sampled_from([0.0, 0.4, 2.0])
 intervals = st.builds(lambda v, a, b: Interval(v, v - a, v + b), values, reach, reach)
@@ -61,7 +62,13 @@ def test_what_all_series_share_does_not_blur_them():
 
 
 class Stand:
-    """Stands for `Searcher`: a subnet is (decode ms, loss)."""
+    """Stands for `Searcher`: a subnet is (decode ms, loss), and so is a pick."""
+
+    def __init__(self, rank_by: str):
+        self.settings, self.damage = SearchSettings(rank_by=rank_by), self
+
+    def of(self, picked: Any) -> float:
+        return picked[1]
 
     def cost(self, subnet: Any) -> dict[str, float]:
         return {"decode": subnet[0] / 1e3, "memory": subnet[0] * 1e6}
@@ -70,8 +77,9 @@ class Stand:
         return [subnet[1] + text for text in (0.0, 1.0, 3.0)]
 
 
-def test_looser_budgets_that_bought_nothing_are_not_worth_distilling():
+@pytest.mark.parametrize("rank_by", RANKINGS)
+def test_looser_budgets_that_bought_nothing_are_not_worth_distilling(rank_by: str):
     subnets = {"1": (4.0, 2.0), "2": (5.0, 1.5), "3": (6.0, 1.8), "4": (5.0, 1.5), "5": (8.0, 1.0), "6": (8.1, 1.01)}
     budget = Budget((("decode", 1.0),))
-    found = {n: Found(n, budget, cast(Any, None), cast(Any, s), ()) for n, s in subnets.items()}
-    assert beaten(cast(Any, Stand()), found) == {"3": "2", "4": "2", "6": "5"}
+    found = {n: Found(n, budget, cast(Any, s), cast(Any, s), ()) for n, s in subnets.items()}
+    assert beaten(cast(Any, Stand(rank_by)), found) == {"3": "2", "4": "2", "6": "5"}
