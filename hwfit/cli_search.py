@@ -22,8 +22,11 @@ def search(
     tables: Tables = None,
     text: Annotated[Path | None, typer.Option(help="Own training text: .txt, .jsonl or .parquet")] = None,
     precision: Precisions = None,
-    steps: Annotated[int, typer.Option(help="Architecture steps", min=1)] = 16,
-    distil_steps: Annotated[int, typer.Option(help="Distillation steps", min=0)] = 28,
+    steps: Annotated[
+        int | None,
+        typer.Option(help="Architecture steps on the supernet [default: 16 with --rank-by losses, else 0]", min=0),
+    ] = None,
+    distil_steps: Annotated[int, typer.Option(help="Distillation steps", min=0)] = 40,
     front: Annotated[int, typer.Option(help="Budgets to search: each as given and looser ones, x1.25 each", min=1)] = 1,
     train_on: TrainOn = None,
     space: SpaceName = "auto",

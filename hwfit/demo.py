@@ -33,6 +33,7 @@ from hwfit.search.forward import CPU
 from hwfit.search.optimise import SearchSettings
 from hwfit.search.run import Measure, distil_all, search_front
 from hwfit.search.study import Study, StudySettings, prepare
+from hwfit.search.training import Training
 from hwfit.space import Space
 from hwfit.stages import Stages
 from hwfit.subnet import Subnet
@@ -56,7 +57,7 @@ class DemoSettings:
     whole_models: int = 10
     whole_seconds: float = 3.0
     study: StudySettings = StudySettings()
-    search: SearchSettings = SearchSettings()
+    search: SearchSettings = Training().search_settings()
     distil: DistilSettings = DistilSettings()
     exam: Exam = Exam()
     measure_seconds: float = 6.0

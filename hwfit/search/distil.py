@@ -37,7 +37,7 @@ class DistilSettings:
     the weight of the distance of hidden states, beside that of the answers. `recompute` trades time for memory.
     """
 
-    steps: int = 28
+    steps: int = 40
     sequences: int = 2
     lr: float = 2e-4
     enough: float = 0.02

@@ -106,6 +106,8 @@ class Searcher:
 
     def train_supernet(self, key: str) -> None:
         """Shared weight steps, on architectures sampled around one in the middle of what will be asked for."""
+        if not self.settings.weight_steps:
+            return
         space = self.study.space
         start = Architecture(space)
         whole = self.cost(Subnet.whole(space.shape, space.precisions[0], space.embed))

@@ -22,7 +22,8 @@ from hwfit.subnet import Subnet
 UNITS = {"MB": 1e6, "GB": 1e9, "TB": 1e12, "MiB": 2.0**20, "GiB": 2.0**30, "TiB": 2.0**40}
 RESERVED = 1.5e9
 """Bytes of a GPU that CUDA, its libraries and torch's allocator take beside tensors."""
-KINDS = {"supernet": ("what each choice costs", "supernet weights", "architecture"), "distil": ("distil",)}
+STEPPED = ("supernet weights", "architecture")
+KINDS = {"supernet": ("what each choice costs", *STEPPED), "distil": ("distil",)}
 """Stages that the same changes make smaller."""
 PROCESSES = (2, 4, 8, 16, 32, 64)
 
@@ -40,13 +41,18 @@ class Run:
     gpu: bool
     processes: int = 1
 
+    @property
+    def stages(self) -> tuple[str, ...]:
+        """Those there are: without steps, the supernet is not trained."""
+        return tuple(name for name in STAGES if self.search.steps or name not in STEPPED)
+
     def held(self, *stages: str) -> dict[str, Held]:
         """Bytes of each stage on each device."""
         n = self.processes
         search = replace(self.search, sequences=max(1, self.search.sequences // n))
         distil = replace(self.distil, sequences=max(1, self.distil.sequences // n))
         job = Job(self.config, self.space, self.study.seq, search, distil, self.dtype, self.gpu)
-        found = held(job, stages or STAGES)
+        found = held(job, stages or self.stages)
         rows = max(0, self.study.train + self.study.validation - 8)  # the scale model keeps the answers for 8
         answers = rows * self.study.seq * (12 * TOP + 8)
         found = {name: replace(h, weights=h.weights + answers) for name, h in found.items()}

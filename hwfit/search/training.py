@@ -20,10 +20,12 @@ class Training:
 
     `sequences` a step; where fewer than usual are asked for, no more than these judge a subnet's loss either. Subnets
     that are distilled are ranked by damages, others by losses (`optimise.RANKINGS`), unless `rank_by` says otherwise.
+    By default `steps` are taken for losses alone: gradients on the supernet lead to nothing that has less damage than
+    the damage model's own picks.
     """
 
-    steps: int = 16
-    distil_steps: int = 28
+    steps: int | None = None
+    distil_steps: int = 40
     sequences: int | None = None
     lr: float | None = None
     supernet_lr: float | None = None
@@ -69,15 +71,18 @@ class Training:
 
     def search_settings(self) -> SearchSettings:
         default = SearchSettings()
+        rank_by = self.rank_by or (DAMAGES if self.distil_steps else LOSSES)
+        steps = (0 if rank_by == DAMAGES else default.steps) if self.steps is None else self.steps
         return replace(
             self._shared(default),
-            steps=self.steps,
+            steps=steps,
+            weight_steps=default.weight_steps if steps else 0,
             judged=min(default.judged, self.sequences or default.judged),
             lr_weights=self.supernet_lr or default.lr_weights,
             lr_architecture=self.architecture_lr or default.lr_architecture,
             strategy=self.strategy,
             evaluations=self.evaluations,
-            rank_by=self.rank_by or (DAMAGES if self.distil_steps else LOSSES),
+            rank_by=rank_by,
             aim=self.aim,
         )
 

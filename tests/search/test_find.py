@@ -99,5 +99,20 @@ def test_methods_give_a_rung_for_every_share_they_can(name: str, searcher: Searc
 
 
 def test_what_is_distilled_is_ranked_by_damages_unless_told_otherwise():
-    asked = [Training(), Training(distil_steps=0), Training(distil_steps=0, rank_by="damages")]
-    assert [t.search_settings().rank_by for t in asked] == ["damages", "losses", "damages"]
+    asked = [Training(), Training(distil_steps=0), Training(distil_steps=0, rank_by="damages"), Training(steps=3)]
+    found = [t.search_settings() for t in asked]
+    assert [s.rank_by for s in found] == ["damages", "losses", "damages", "damages"]
+    assert [s.steps for s in found] == [0, SearchSettings().steps, 0, 3]
+    assert [bool(s.weight_steps) for s in found] == [False, True, False, True]
+
+
+def test_steps_lead_to_nothing_that_has_less_damage(searcher: Searcher):
+    """So that a search that ranks by damages may leave them out; with losses they may find something better."""
+    limits = budget(searcher, 0.98)
+    stepped = find(searcher, "joint", "stepped", limits, "key")
+    settings, searcher.settings = searcher.settings, replace(searcher.settings, steps=0)
+    unstepped = find(searcher, "joint", "unstepped", limits, "key")
+    searcher.settings = settings
+    assert unstepped.log == () != stepped.log
+    if settings.rank_by == "damages":
+        assert searcher.damage.of(unstepped.picked) == pytest.approx(searcher.damage.of(stepped.picked), abs=1e-6)

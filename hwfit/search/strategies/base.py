@@ -51,7 +51,8 @@ class Bench(Protocol):
     def problem(self, limits: Limits, freedom: Freedom = FREE) -> Problem: ...
 
     def descend(self, limits: Limits, freedom: Freedom = FREE, precision: int | None = None) -> Sequence[Picked]:
-        """Picks that gradients lead to, at `precision` everywhere if one is given; they need not meet the limits."""
+        """Picks that gradients lead to, at `precision` everywhere if one is given; they need not meet the limits. None
+        if no steps are to be taken."""
         ...
 
 

@@ -36,6 +36,8 @@ class OnSupernet:
         return self.searcher.problem(limits, freedom)
 
     def descend(self, limits: Limits, freedom: Freedom = FREE, precision: int | None = None) -> Sequence[Picked]:
+        if not self.searcher.settings.steps:
+            return []
         architecture = undecided(self.space, freedom, precision)
         name = self.name if precision is None else f"{self.name} {self.space.precisions[precision]}"
         starts, self.log = self.searcher.descend(name, architecture, limits, f"{self.key} {self.strategy}")
