@@ -12,7 +12,7 @@ import pytest
 from small_model import write_small_model
 
 from benchmarks.joint_vs_sequential.__main__ import main
-from benchmarks.joint_vs_sequential.evidence import Judged, difference, speedup
+from benchmarks.joint_vs_sequential.evidence import Judged, difference, ranking, speedup
 from hwfit.models.llama import load_config, load_shape
 from hwfit.profiler.protocol import Rules
 from hwfit.profiler.run import profile
@@ -43,6 +43,13 @@ def test_difference_is_paired():
     assert found["points"] == found["low"] == found["high"] == 0
     assert found["ppl_ratio"] == pytest.approx(np.exp(-0.1))
     assert found["ppl_ratio_high"] - found["ppl_ratio_low"] < 1e-9
+
+
+def test_ranking_is_of_what_was_foreseen_with_what_came():
+    nats, losses = [3.0, 3.4, 3.6, 4.1], [0.1, 0.3, 0.2, 0.9]
+    foreseen = [Judged.of(1.0, [n], {"t": [True]}, x, True, None) for n, x in zip(nats, losses, strict=True)]
+    assert ranking(foreseen) == pytest.approx(0.8)  # one neighbouring pair of four the wrong way: 1 - 6 * 2 / 60
+    assert ranking([Judged.of(1.0, [n], {"t": [True]}, -n, True, None) for n in nats]) == -1
 
 
 def _shares(path: Path) -> dict[str, float]:

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.stats import spearmanr
 
 Array = NDArray[np.float64]
 DRAWS = 2000
@@ -17,7 +18,7 @@ DRAWS = 2000
 class Judged:
     """One distilled subnet: measured `seconds`, `nats` a token of each held-out row, `correct` documents by task.
 
-    `loss` is what the search saw before distillation, `held` whether the budget was kept as measured.
+    `loss` is what the search ranked it by, before distillation, `held` whether the budget was kept as measured.
     """
 
     seconds: float
@@ -100,6 +101,11 @@ def speedup(ours: Sequence[BySeed], theirs: Sequence[BySeed], seed: int = 0) -> 
     ratios = [r for d in draws if (r := _ratio(_front(ours, d), _front(theirs, d))) is not None]
     low, high = np.quantile(ratios, (0.025, 0.975))
     return {"": value, ".low": float(low), ".high": float(high)}
+
+
+def ranking(subnets: Sequence[Judged]) -> float:
+    """Spearman correlation of what a search ranked subnets by with their held-out loss once distilled."""
+    return float(spearmanr([j.loss for j in subnets], [j.nats.mean() for j in subnets]).statistic)
 
 
 def _front(points: Sequence[BySeed], seeds: Sequence[int]) -> Array:

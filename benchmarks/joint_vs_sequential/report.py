@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks.common import provenance, publish
-from benchmarks.joint_vs_sequential.evidence import Judged, difference, speedup
+from benchmarks.joint_vs_sequential.evidence import Judged, difference, ranking, speedup
 from benchmarks.joint_vs_sequential.measure import REFERENCES, quality_name
 from benchmarks.joint_vs_sequential.plan import Folder, Job, Plan, read_json, subnet_of
 from hwfit.files import write_text
@@ -123,6 +123,9 @@ def _figures(cells: list[Cell]) -> dict[str, float]:
                 figures |= {f"{cell.name}.joint_minus_{method}.{name}": value for name, value in found.items()}
     for goal in dict.fromkeys(cell.goal for cell in cells):
         fronts = {m: [c.methods[m] for c in cells if c.goal == goal and m in c.methods] for m in METHODS}
+        subnets = {(s, json.dumps(j.subnet)): j for front in fronts.values() for by in front for s, j in by.items()}
+        if len(subnets) > 2:
+            figures[f"ranking.{goal}.spearman"] = ranking(list(subnets.values()))
         for method in METHODS:
             if method != "joint" and (found := speedup(fronts["joint"], fronts[method])):
                 figures |= {f"speedup_at_equal_quality.{goal}.{method}{name}": v for name, v in found.items()}

@@ -25,9 +25,8 @@ LossAt = Callable[[Choices, int], Tensor]
 """(choices, step) -> their loss on that step's text, or this process's share of it; differentiable."""
 DAMAGES, LOSSES = RANKINGS = ("damages", "losses")
 """What picks are compared by. `losses` are those of a pick within the supernet: exact where nothing is trained
-afterwards. `damages` are what its choices lose one by one, added up. What they lose beyond that when together,
-distillation mends first: of 71 distilled subnets within the same budget's kind, added damages rank the perplexities
-with a Spearman correlation of .95 to .98, losses with .81 to .94 (`benchmarks.joint_vs_sequential report`)."""
+afterwards. `damages` are what its choices lose one by one, added up: what they lose beyond that when together,
+distillation mends first, so that losses mislead (`benchmarks.joint_vs_sequential`)."""
 
 
 @dataclass(frozen=True)
