@@ -18,6 +18,9 @@ from hwfit.search.supernet import Supernet
 from hwfit.search.teacher import Targets, distillation_loss
 from hwfit.subnet import LINEARS
 
+AT_ONCE = 4
+"""Sequences of one backward pass."""
+
 
 @dataclass(frozen=True)
 class Damage:
@@ -118,9 +121,43 @@ def fisher_shares(
 
     One backward pass with labels drawn from the teacher gives g = d log p / dy for each linear's output y; rounding
     moves y by delta, and the KL grows by 1/2 E[(g . delta)^2] (the empirical Fisher, as in arXiv 2210.17323's and
-    HAWQ's second-order terms, here in the output space, which covers activation rounding too).
+    HAWQ's second-order terms, here in the output space, which covers activation rounding too). `AT_ONCE` sequences at
+    a time, as a pass holds every linear's inputs and outputs.
     """
-    space = supernet.space
+    space, device = supernet.space, targets.ids.device
+    generator = torch.Generator().manual_seed(0)
+    n, seq, top = targets.index.shape
+    likely = targets.logprob.float().exp().view(-1, top).cpu()  # drawn there, so that every device draws the same
+    drawn = torch.multinomial(likely, 1, generator=generator).view(n, seq, 1).to(device)
+    labels = targets.index.gather(-1, drawn)[..., 0]  # [n, seq]
+    precision = torch.zeros(space.shape.blocks, len(LINEARS), len(space.precisions), device=device)
+    lm_head = torch.zeros(len(space.precisions), device=device)
+    mlp = torch.zeros(space.shape.blocks, len(space.mlp), device=device)
+    for rows in torch.arange(n).split(AT_ONCE):
+        part = slice(int(rows[0]), int(rows[-1]) + 1)
+        seen = _inputs_outputs(supernet, targets.ids[part], labels[part])
+        for (block, name), (x, y) in seen.items():
+            assert y.grad is not None
+            linear = supernet.linear(block, name)
+            if name == "down_proj":
+                for i, width in enumerate(space.mlp):
+                    cut = F.linear(x[..., width:], linear.weight[:, width:].to(x.dtype))
+                    mlp[block, i] += (y.grad.float() * cut.float()).sum(-1).square().sum()
+            for p, choice in enumerate(space.precisions):
+                if choice.weight_bits == 32:
+                    continue
+                moved = F.linear(fake_quantise_activations(x, choice), linear.copy(p)) - y
+                share = (y.grad.float() * moved.float()).sum(-1).square().sum()
+                if name == "lm_head":
+                    lm_head[p] += share
+                else:
+                    precision[block, LINEARS.index(name), p] += share
+            advance(len(space.precisions) / len(seen) * len(rows) / n)
+    return precision.cpu(), lm_head.cpu(), mlp.cpu()
+
+
+def _inputs_outputs(supernet: Supernet, ids: Tensor, labels: Tensor) -> dict[tuple[int, str], tuple[Tensor, Tensor]]:
+    """(block, linear) -> x and y of the original, y with the gradient of the labels' summed loss."""
     seen: dict[tuple[int, str], tuple[Tensor, Tensor]] = {}
 
     def watch(block: int, name: str, x: Tensor, y: Tensor) -> None:
@@ -128,34 +165,9 @@ def fisher_shares(
         seen[block, name] = (x.detach(), y)
 
     with torch.enable_grad():
-        logits = supernet(targets.ids, _at_precision(full(supernet), _float_index(supernet)), watch=watch)
-        generator = torch.Generator().manual_seed(0)
-        n, seq, top = targets.index.shape
-        likely = targets.logprob.float().exp().view(-1, top).cpu()  # drawn there, so that every device draws the same
-        drawn = torch.multinomial(likely, 1, generator=generator).view(n, seq, 1).to(targets.index.device)
-        labels = targets.index.gather(-1, drawn).flatten()
-        F.cross_entropy(logits.float().flatten(0, 1), labels, reduction="sum").backward()
-    precision = torch.zeros(space.shape.blocks, len(LINEARS), len(space.precisions), device=logits.device)
-    lm_head = torch.zeros(len(space.precisions), device=logits.device)
-    mlp = torch.zeros(space.shape.blocks, len(space.mlp), device=logits.device)
-    for (block, name), (x, y) in seen.items():
-        assert y.grad is not None
-        linear = supernet.linear(block, name)
-        if name == "down_proj":
-            for i, width in enumerate(space.mlp):
-                cut = F.linear(x[..., width:], linear.weight[:, width:].to(x.dtype))
-                mlp[block, i] = (y.grad.float() * cut.float()).sum(-1).square().sum()
-        for p, choice in enumerate(space.precisions):
-            if choice.weight_bits == 32:
-                continue
-            moved = F.linear(fake_quantise_activations(x, choice), linear.copy(p)) - y
-            share = (y.grad.float() * moved.float()).sum(-1).square().sum()
-            if name == "lm_head":
-                lm_head[p] = share
-            else:
-                precision[block, LINEARS.index(name), p] = share
-        advance(len(space.precisions) / len(seen))
-    return precision.cpu(), lm_head.cpu(), mlp.cpu()
+        logits = supernet(ids, _at_precision(full(supernet), _float_index(supernet)), watch=watch)
+        F.cross_entropy(logits.float().flatten(0, 1), labels.flatten(), reduction="sum").backward()
+    return seen
 
 
 def _at_precision(choices: Choices, p: int) -> Choices:

@@ -19,7 +19,7 @@ from hwfit.search.importance import measure_importance, order_model
 from hwfit.search.knapsack import best_by_damage, neighbours
 from hwfit.search.masks import soft_masks
 from hwfit.search.relax import PRECISIONS, Architecture
-from hwfit.search.sensitivity import full, measure_damage
+from hwfit.search.sensitivity import fisher_shares, full, measure_damage
 from hwfit.search.supernet import Supernet
 from hwfit.search.teacher import distillation_loss, make_targets
 from hwfit.space import Space
@@ -226,3 +226,17 @@ def test_damage_of_mlp_widths_adds_up_to_the_uniform_trial_and_counts_kept_block
     assert damage.of(picked) == pytest.approx(expected)
     hot = one_hot(space, picked.subnet(space, ORDER), ORDER).map(lambda t: t.float())
     assert float(damage.surrogate(hot)) == pytest.approx(expected, rel=1e-5)
+
+
+@pytest.mark.parametrize("at_once", [1, 4, 5])
+def test_information_is_the_same_however_many_sequences_a_pass_takes(at_once: int, monkeypatch: pytest.MonkeyPatch):
+    weights = random_weights()
+    ordered = order_model(weights, SHAPE, measure_importance(weights, CONFIG, IDS, progress=False))
+    targets = make_targets(ordered.weights, CONFIG, IDS, top=8, progress=False)
+    net = Supernet(ordered.weights, CONFIG, replace(tiny_space("w32", "w4a8g32"), mlp_per_block=True), ORDER)
+    monkeypatch.setattr("hwfit.search.sensitivity.AT_ONCE", len(IDS))
+    whole = fisher_shares(net, targets)
+    monkeypatch.setattr("hwfit.search.sensitivity.AT_ONCE", at_once)
+    for mine, theirs in zip(fisher_shares(net, targets), whole, strict=True):
+        assert float(theirs.sum()) > 0
+        torch.testing.assert_close(mine, theirs, rtol=1e-4, atol=0)
