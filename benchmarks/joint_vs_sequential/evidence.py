@@ -105,7 +105,8 @@ def speedup(ours: Sequence[BySeed], theirs: Sequence[BySeed], seed: int = 0) -> 
 
 def ranking(subnets: Sequence[Judged]) -> float:
     """Spearman correlation of what a search ranked subnets by with their held-out loss once distilled."""
-    return float(spearmanr([j.loss for j in subnets], [j.nats.mean() for j in subnets]).statistic)
+    found = spearmanr([j.loss for j in subnets], [j.nats.mean() for j in subnets])
+    return float(found.statistic)  # pyright: ignore[reportAttributeAccessIssue]
 
 
 def _front(points: Sequence[BySeed], seeds: Sequence[int]) -> Array:

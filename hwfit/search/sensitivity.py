@@ -113,6 +113,7 @@ def measure_damage(supernet: Supernet, targets: Targets, progress: bool = True) 
     return Damage(Choices(precision=precision, lm_head=lm_head, **table), rank, supernet.space.depth)
 
 
+@torch.no_grad()
 def fisher_shares(
     supernet: Supernet, targets: Targets, advance: Callable[..., None] = lambda *a, **k: None
 ) -> tuple[Tensor, Tensor, Tensor]:
