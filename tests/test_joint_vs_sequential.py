@@ -9,15 +9,20 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from model_shapes import SMOLLM2
 from small_model import write_small_model
 
 from benchmarks.joint_vs_sequential.__main__ import main
 from benchmarks.joint_vs_sequential.evidence import Judged, difference, ranking, speedup
+from benchmarks.joint_vs_sequential.measure import distilled, quality_name
+from benchmarks.joint_vs_sequential.plan import Folder, Job
+from hwfit.files import write_text
 from hwfit.models.llama import load_config, load_shape
 from hwfit.profiler.protocol import Rules
 from hwfit.profiler.run import profile
 from hwfit.profiler.subnets import profile_models
 from hwfit.space import Space
+from hwfit.subnet import Subnet
 from hwfit.workload import Workload
 
 
@@ -50,6 +55,24 @@ def test_ranking_is_of_what_was_foreseen_with_what_came():
     foreseen = [Judged.of(1.0, [n], {"t": [True]}, x, True, None) for n, x in zip(nats, losses, strict=True)]
     assert ranking(foreseen) == pytest.approx(0.8)  # one neighbouring pair of four the wrong way: 1 - 6 * 2 / 60
     assert ranking([Judged.of(1.0, [n], {"t": [True]}, -n, True, None) for n in nats]) == -1
+
+
+def test_what_is_timed_again_is_what_was_chosen(tmp_path: Path):
+    """Not a larger rung that another budget had distilled."""
+    folder, job = Folder(tmp_path), Job("joint", "decode", 70, 0)
+    rungs = {share: Subnet.whole(SMOLLM2, name) for share, name in ((1.0, "w8a8"), (0.9, "w4a8g32"))}
+    found = [
+        {"share": share, "subnet": json.loads(s.to_json()), "predicted": {"decode": 1.0}, "loss": 0.0}
+        for share, s in rungs.items()
+    ]
+    write_text(folder.found(job.name), json.dumps({"rungs": found}))
+    for subnet in rungs.values():
+        write_text(folder.quality(quality_name(subnet, 0)), "{}")
+    assert getattr(distilled(folder, job), "share", None) == 1.0
+    write_text(folder.measured(job.cell), json.dumps({job.name: {"share": 0.9}}))
+    assert getattr(distilled(folder, job), "share", None) == 0.9
+    folder.quality(quality_name(rungs[0.9], 0)).unlink()
+    assert distilled(folder, job) is None
 
 
 def _shares(path: Path) -> dict[str, float]:

@@ -52,6 +52,8 @@ class Training:
         }.items():
             if rate is not None and not 0 < rate < 10:
                 problems.append(f"--{flag} {rate} must be above 0 and below 10")
+        if (self.supernet_lr or self.architecture_lr) and not self.search_settings().steps:
+            problems.append("--supernet-lr and --architecture-lr need steps on the supernet: add --steps 16")
         if self.sequences is not None and self.sequences < 1:
             problems.append(f"--sequences {self.sequences} must be at least 1")
         if self.hidden < 0:

@@ -106,6 +106,13 @@ def test_what_is_distilled_is_ranked_by_damages_unless_told_otherwise():
     assert [bool(s.weight_steps) for s in found] == [False, True, False, True]
 
 
+def test_a_rate_of_steps_that_are_not_taken_is_refused():
+    Training(supernet_lr=1e-3, steps=2).check()
+    Training(architecture_lr=0.1, rank_by="losses").check()
+    with pytest.raises(HwfitError, match="--supernet-lr and --architecture-lr need steps on the supernet"):
+        Training(supernet_lr=1e-3).check()
+
+
 def test_steps_lead_to_nothing_that_has_less_damage(searcher: Searcher):
     """So that a search that ranks by damages may leave them out; with losses they may find something better."""
     limits = budget(searcher, 0.98)
