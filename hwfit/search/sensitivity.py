@@ -154,6 +154,7 @@ def fisher_shares(
                 else:
                     precision[block, LINEARS.index(name), p] += share
             advance(len(space.precisions) / len(seen) * len(rows) / n)
+        del seen, x, y  # before the next pass: they are most of what one holds
     return precision.cpu(), lm_head.cpu(), mlp.cpu()
 
 
