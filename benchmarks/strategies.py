@@ -29,7 +29,7 @@ from hwfit.progress import track
 from hwfit.search.baseline import fastest_uniform
 from hwfit.search.costs import ExpectedCosts, predicted_cost
 from hwfit.search.joint import Searcher
-from hwfit.search.optimise import SearchSettings
+from hwfit.search.optimise import LOSSES, SearchSettings
 from hwfit.search.sensitivity import Damage
 from hwfit.search.strategies import STRATEGIES
 from hwfit.search.strategies.base import Evaluator
@@ -47,7 +47,7 @@ DAMAGE = Path(__file__).parent / "results" / "smollm2_damage.json"
 SHARES = (1.0, 0.8, 0.6)
 """Budgets as shares of the fastest uniform model's decode latency."""
 STUDY = StudySettings(seq=128, train=1, validation=16)
-SEARCH = SearchSettings(steps=16, sequences=4, judged=4)
+SEARCH = SearchSettings(steps=16, sequences=4, judged=4, rank_by=LOSSES)
 Of = Callable[[str, float, int], Evaluator]
 """(strategy, share, seed) -> what it searches on."""
 Results = dict[tuple[str, float, int], list[float]]

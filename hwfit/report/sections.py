@@ -100,12 +100,13 @@ def time_by_layer(results: Results) -> str:
 def over_training(curves: Sequence[Curve]) -> str:
     if not curves:
         return ""
+    panels = training.panels(curves)
     plots = "".join(
-        plot(f"training-{i}", panel.title, training.training(curves, panel))
-        for i, panel in enumerate(training.panels(curves))
+        plot(f"training-{i}", panel.title, training.training(curves, panel)) for i, panel in enumerate(panels)
     )
     words = "A budget’s slack is the share of it that the expected cost leaves; below 0 the architecture is over it."
-    return f'{note(words)}{training.key(curves)}<div class="halves">{plots}</div>'
+    told = note(words) if any(panel.quantity.startswith(training.SLACK) for panel in panels) else ""
+    return f'{told}{training.key(curves)}<div class="halves">{plots}</div>'
 
 
 def drift(results: Results, drifts: Mapping[str, Drift]) -> str:

@@ -37,7 +37,7 @@ def ladder(
     `fine` are more shares, above the first one too: each begins where the next larger of `shares` ended (or the first),
     knows all that was evaluated, and is not walked from. No step of any descent is taken for them.
     """
-    bench, out = OnSupernet(searcher, name, f"{key} {searcher.settings.rank_by}", strategy), Ladder()
+    bench, out = OnSupernet(searcher, name, key, strategy), Ladder()
     uniform = len(uniform_precisions(bench.space))
     count = searcher.settings.evaluations or planned(searcher)
     at: dict[float, Strategy] = {}

@@ -134,8 +134,8 @@ def fisher_shares(
     precision = torch.zeros(space.shape.blocks, len(LINEARS), len(space.precisions), device=device)
     lm_head = torch.zeros(len(space.precisions), device=device)
     mlp = torch.zeros(space.shape.blocks, len(space.mlp), device=device)
-    for rows in torch.arange(n).split(AT_ONCE):
-        part = slice(int(rows[0]), int(rows[-1]) + 1)
+    for first in range(0, n, AT_ONCE):
+        part = slice(first, min(first + AT_ONCE, n))
         seen = _inputs_outputs(supernet, targets.ids[part], labels[part])
         for (block, name), (x, y) in seen.items():
             assert y.grad is not None
@@ -153,7 +153,7 @@ def fisher_shares(
                     lm_head[p] += share
                 else:
                     precision[block, LINEARS.index(name), p] += share
-            advance(len(space.precisions) / len(seen) * len(rows) / n)
+            advance(len(space.precisions) / len(seen) * (part.stop - first) / n)
         del seen, x, y  # before the next pass: they are most of what one holds
     return precision.cpu(), lm_head.cpu(), mlp.cpu()
 

@@ -17,7 +17,7 @@ def find(
     """What `strategy` finds for one budget in so many evaluations (default: those of the searcher's settings)."""
     settings = searcher.settings
     asked = evaluations or settings.evaluations
-    bench = OnSupernet(searcher, name, f"{key} {settings.rank_by}", strategy, None if asked else settings.trials)
+    bench = OnSupernet(searcher, name, key, strategy, None if asked else settings.trials)
     count = asked or planned(searcher)
     now = strategy_named(strategy)(bench, budget.as_dict(), count, settings.seed)
     return found_by(now, bench, budget, count)

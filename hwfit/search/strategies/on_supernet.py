@@ -24,6 +24,9 @@ class OnSupernet:
     trials: int | None = None
     log: list[StepLog] = field(default_factory=list)
 
+    def __post_init__(self) -> None:
+        self.key = f"{self.key} {self.searcher.settings.rank_by}"
+
     @property
     def space(self) -> Space:
         return self.searcher.study.space
